@@ -1,0 +1,7 @@
+"""RMT for detection and segmentation. Importing this package registers ``RMT`` with mmengine."""
+
+from . import runtime as runtime
+from .rmt import RMT
+from .variants import VARIANTS, Variant
+
+__all__ = ['RMT', 'VARIANTS', 'Variant']
