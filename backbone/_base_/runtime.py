@@ -1,0 +1,9 @@
+"""What every config here has in common, whatever its task."""
+
+# `backbone` registers RMT, `backbone.runner` the runner that understands the two keys below.
+custom_imports = dict(imports=['backbone', 'backbone.runner'], allow_failed_imports=False)
+runner_type = 'RMTRunner'
+
+# ImageNet weights of the backbone: a file, e.g. `--cfg-options pretrained=RMT-S.pth`.
+# The other key, `data_root`, stands in the data sets' bases.
+pretrained = None

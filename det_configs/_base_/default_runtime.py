@@ -1,0 +1,5 @@
+"""mmdet's runtime; keeps the last checkpoints only (one is 0.5 to 1.4 GB with its optimizer)."""
+
+_base_ = 'mmdet::_base_/default_runtime.py'
+
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3))
