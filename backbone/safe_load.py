@@ -1,0 +1,224 @@
+"""Bytes of a weights file -> dict, without running any code the file may carry.
+
+A ``.pth`` file is a pickle, and unpickling can call any function; see ``safe_pickle.py``.
+Importing this module puts the loader behind every path of mmengine that reads weights:
+``load_from``, ``resume``, ``init_cfg`` Pretrained, ``init_detector``, inferencers.
+"""
+
+import hashlib
+import json
+import os
+import re
+import stat
+import struct
+import zipfile
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+from mmengine.dist import barrier, is_main_process
+from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader
+
+from .safe_pickle import disarm_config_text, load_pickle
+
+TRUST_VARIABLE = 'RMT_TRUST_CHECKPOINT'
+
+
+class CheckpointError(ValueError):
+    """A weights file is refused. The message is one line: the file, what is wrong, what to do."""
+
+
+class Checkpoint(dict):
+    """What a weights file holds; ``source`` is where it came from, for messages."""
+
+    source: str
+
+
+def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Checkpoint:
+    """Read a local ``.pth`` or ``.safetensors`` file into a dict of plain data and tensors.
+
+    Raises:
+        CheckpointError: the file is not there, not readable, not weights, damaged, or unsafe.
+    """
+    path = os.path.expanduser(os.fspath(path))
+    try:
+        if os.path.isdir(path):
+            raise CheckpointError(f'{path}: is a directory; give the weights file inside it')
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+            raise CheckpointError(f'{path}: is not a regular file')
+        with open(path, 'rb') as file:
+            checkpoint = _read_open_file(path, file, map_location)
+    except OSError as error:
+        raise CheckpointError(f'{path}: {error.strerror or error}') from error
+    if not isinstance(checkpoint, dict):
+        kind = type(checkpoint).__name__
+        raise CheckpointError(f'{path}: holds one {kind}, not a dict of weights')
+    checkpoint = Checkpoint(checkpoint)
+    checkpoint.source = path
+    disarm_config_text(checkpoint)
+    return checkpoint
+
+
+def _read_open_file(path: str, file: BinaryIO, map_location: Any) -> Any:
+    size = os.fstat(file.fileno()).st_size
+    head = file.read(512)
+    file.seek(0)
+    if size == 0:
+        raise CheckpointError(f'{path}: the file is empty; download or copy it again')
+    if _is_safetensors(head, size):
+        return _read_safetensors(path)
+    if head.startswith(b'PK\x03\x04'):
+        _check_archive(path, file, size)
+    elif not head.startswith(b'\x80\x02'):  # torch's format before 1.6: bare pickles
+        raise CheckpointError(f'{path}: {_explain_foreign(head)}')
+    return _unpickle(path, file, map_location)
+
+
+# --- what the bytes look like --------------------------------------------------------------------
+
+
+def _explain_foreign(head: bytes) -> str:
+    """Say what a file that is no weights file probably is."""
+    text = head.lstrip(b'\xef\xbb\xbf \t\r\n')
+    if text.startswith(b'version https://git-lfs'):
+        return 'a git-lfs pointer, the weights themselves are not here; run `git lfs pull`'
+    if text[:1] == b'<':
+        return 'an HTML page saved under this name (a login or error page?); download it again'
+    archives = {b'\x1f\x8b': 'gzip', b'7z\xbc\xaf': '7-zip', b'Rar!': 'rar', b'BZh': 'bzip2'}
+    for magic, name in archives.items():
+        if head.startswith(magic):
+            return f'a {name} archive; unpack it and give the weights file inside'
+    if head[257:262] == b'ustar':
+        return 'a tar archive; unpack it and give the weights file inside'
+    if not any(byte < 9 for byte in head):
+        return 'a text file, not weights; download it again'
+    return 'neither a PyTorch nor a safetensors file, or its beginning is damaged'
+
+
+_ZIP_ERRORS = (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError, struct.error)
+
+
+def _check_archive(path: str, file: BinaryIO, size: int) -> None:
+    """Check the zip container of a .pth file: complete, no bomb, every checksum right.
+
+    torch's own reader checks no checksums, so a flipped bit would become a weight.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            # torch stores members uncompressed: together they cannot be larger than the file
+            unpacked = sum(member.file_size for member in members)
+            if unpacked > size or any(m.compress_type != zipfile.ZIP_STORED for m in members):
+                raise CheckpointError(
+                    f'{path}: a compressed archive ({size:,} bytes, {unpacked:,} unpacked), which '
+                    'torch never writes; refused as a possible zip bomb, nothing was unpacked'
+                )
+            names = {member.filename.rsplit('/', 1)[-1] for member in members}
+            if 'constants.pkl' in names:
+                raise CheckpointError(f'{path}: a TorchScript program, not weights')
+            if 'data.pkl' not in names:
+                raise CheckpointError(f'{path}: a zip archive without weights; unpack it first')
+            damaged = archive.testzip()
+    except CheckpointError:
+        raise
+    except (*_ZIP_ERRORS, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f'{path}: truncated or damaged (it is {size:,} bytes long); download or copy it again'
+        ) from error
+    if damaged is not None:
+        raise CheckpointError(f'{path}: damaged, {damaged} fails its checksum; download it again')
+    file.seek(0)
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    return head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < size
+
+
+def _read_safetensors(path: str) -> dict:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise CheckpointError(f'{path}: needs `pip install safetensors`') from error
+    try:
+        with safe_open(path, framework='pt') as file:
+            state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            meta = json.loads((file.metadata() or {}).get('meta', '{}'))
+    except (SafetensorError, ValueError) as error:
+        raise CheckpointError(f'{path}: damaged safetensors file ({_first_line(error)})') from error
+    return {'meta': meta, 'state_dict': state_dict}
+
+
+# --- the pickle inside ---------------------------------------------------------------------------
+
+
+def _unpickle(path: str, file: BinaryIO, map_location: Any) -> Any:
+    trusted = os.environ.get(TRUST_VARIABLE, '').strip().lower()
+    if trusted and trusted == sha256_of(file):
+        print_log(f'{path}: trusted by {TRUST_VARIABLE}, code in it may run', 'current')
+        return torch.load(file, map_location, weights_only=False)
+    try:
+        return load_pickle(file, map_location)
+    except UnpicklingError as error:
+        named = re.search(r'GLOBAL (\S+)', str(error)) or re.search(r'function (.+)', str(error))
+        if named is None:
+            raise CheckpointError(f'{path}: damaged pickle ({_first_line(error)})') from error
+        raise CheckpointError(
+            f'{path}: refused, it asks for {named[1]}, which may run code; if you trust whoever '
+            f'made it, allow this one file by setting {TRUST_VARIABLE}={sha256_of(file)}'
+        ) from error
+    except Exception as error:  # whatever a damaged pickle makes torch stumble over
+        raise CheckpointError(
+            f'{path}: truncated or damaged ({type(error).__name__}: {_first_line(error)})'
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), '')[:120]
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """SHA-256 of a whole open file in hex; leaves it at its beginning."""
+    file.seek(0)
+    digest = hashlib.file_digest(file, 'sha256') if hasattr(hashlib, 'file_digest') else None
+    if digest is None:  # Python 3.10
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    file.seek(0)
+    return digest.hexdigest()
+
+
+# --- behind mmengine's paths ---------------------------------------------------------------------
+
+
+@CheckpointLoader.register_scheme(prefixes='', force=True)
+def load_from_local(filename: str, map_location: Any = None) -> Checkpoint:
+    return read_checkpoint(filename, map_location or 'cpu')
+
+
+@CheckpointLoader.register_scheme(prefixes=['http://', 'https://'], force=True)
+def load_from_http(filename: str, map_location: Any = None) -> Checkpoint:
+    """Download once into torch's cache, then read like a local file."""
+    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
+    path = os.path.join(folder, os.path.basename(urlparse(filename).path) or 'unnamed')
+    if is_main_process() and not os.path.exists(path):
+        os.makedirs(folder, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(filename, path, progress=os.isatty(2))
+        except (URLError, OSError) as error:
+            raise CheckpointError(f'{filename}: download failed ({error})') from error
+    barrier()
+    return read_checkpoint(path, map_location or 'cpu')
+
+
+# names that mmengine looks up in a store or a list of addresses, and reads unsafely
+_OTHER_SCHEMES = [r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'pavi://', 'modelzoo://', 'mmcls://']
+_OTHER_SCHEMES += ['torchvision://', 'open-mmlab://', 'openmmlab://']
+
+
+@CheckpointLoader.register_scheme(prefixes=_OTHER_SCHEMES, force=True)
+def load_from_elsewhere(filename: str, map_location: Any = None) -> Checkpoint:
+    raise CheckpointError(f'{filename}: not read safely; download the file and give its path')
