@@ -1,0 +1,9 @@
+"""UperNet with RMT-T on ADE20K, 160,000 iterations. The paper has no such row."""
+
+_base_ = ['./_base_/upernet_160k.py', '../backbone/_base_/rmt_t.py']
+
+model = dict(
+    backbone=_base_.rmt,
+    decode_head=dict(in_channels=_base_.channels),
+    auxiliary_head=dict(in_channels=_base_.channels[2]),
+)
