@@ -1,4 +1,4 @@
-"""RMT: image -> stem -> four stages -> one norm an output -> NCHW features for an FPN or UperNet head.
+"""RMT: image -> stem -> four stages -> one norm an output -> NCHW features for FPN or UperNet.
 
 The way of an image: (B, 3, H, W) -> stem (B, H/4, W/4, C1) -> stage i (B, H/2^(i+2), W/2^(i+2), Ci)
 -> [norm -> feature i (B, Ci, H/2^(i+2), W/2^(i+2))] -> downsample -> stage i + 1. Sizes round up.
@@ -7,7 +7,6 @@ The way of an image: (B, 3, H, W) -> stem (B, H/4, W/4, C1) -> stage i (B, H/2^(
 import re
 from collections.abc import Sequence
 
-import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -23,16 +22,19 @@ class RMT(BaseModule):
     """RMT backbone (arXiv 2309.11523) with features at strides 4, 8, 16 and 32.
 
     Args:
-        arch: 'tiny', 'small', 'base' or 'large' (the paper's T, S, B, L), or a dict with the fields of
-            :class:`~backbone.variants.Variant`.
+        arch: 'tiny', 'small', 'base' or 'large' (the paper's T, S, B, L), or a dict with the fields
+            of :class:`~backbone.variants.Variant`.
         out_indices: stages to return, ascending. Stages behind the last one are not built.
-        drop_path_rate: stochastic depth of the last block, rising linearly from 0; None takes the variant's.
+        drop_path_rate: stochastic depth of the last block, rising linearly from 0; None takes the
+            variant's.
         frozen_stages: -1 trains everything, 0 freezes the stem, k the stem and the first k stages.
         norm_cfg: the norm of stem and downsamples, ``dict(type='BN')`` or ``dict(type='SyncBN')``.
-        norm_eval: keep those norms' running statistics fixed in training. Off in the published training.
+        norm_eval: keep those norms' running statistics fixed in training. Off in the published
+            training.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         attention: how attention is computed, a name in :mod:`backbone.retention`.
-        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a backbone file completely or raises.
+        init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a backbone file completely or
+            raises.
 
     Attributes:
         out_channels: channels of each returned feature.
@@ -70,7 +72,8 @@ class RMT(BaseModule):
 
         self.patch_embed = PatchEmbed(variant.channels[0], norm_cfg)
         # over the blocks of all four stages, also where the last stages are not built
-        rates = torch.linspace(0, rate, sum(variant.depths)).tolist()
+        num_blocks = sum(variant.depths)
+        rates = [rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
         self.layers = nn.ModuleList()
         for i in range(num_stages):
             sizes = dict(channels=variant.channels[i], heads=variant.heads[i])
@@ -100,7 +103,7 @@ class RMT(BaseModule):
         self._register_load_state_dict_pre_hook(self._drop_surplus)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, 3, H, W) -> contiguous (B, Ci, ceil(H / stride), ceil(W / stride)), one an output index."""
+        """(B, 3, H, W) -> contiguous (B, Ci, ceil(H / stride), ceil(W / stride)), one an index."""
         x = self.patch_embed(x)
         features = []
         for i, stage in enumerate(self.layers):
@@ -113,7 +116,7 @@ class RMT(BaseModule):
         return tuple(features)
 
     def init_weights(self) -> None:
-        """Load ``init_cfg``'s file strictly; without one the weights stay as the constructor drew them.
+        """Load ``init_cfg``'s file strictly; without one the constructor's weights stay.
 
         Raises:
             CheckpointError: the file is missing, unsafe, or not the weights of this model.
@@ -125,7 +128,7 @@ class RMT(BaseModule):
             super().init_weights()
 
     def train(self, mode: bool = True) -> 'RMT':
-        """Switch the mode; frozen stages, and with ``norm_eval`` all batch norms, stay in eval mode."""
+        """Switch the mode; frozen stages, and with ``norm_eval`` all norms, stay in eval mode."""
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
@@ -137,8 +140,8 @@ class RMT(BaseModule):
     def is_surplus(self, name: str) -> bool:
         """Whether a released file's tensor rightly has no place here.
 
-        That is a table derived from the grid (``layers.i.Relpos``), and, with fewer ``out_indices``, the
-        output norms not returned and the stages behind the last one.
+        That is a table derived from the grid (``layers.i.Relpos``), and, with fewer
+        ``out_indices``, the output norms not returned and the stages behind the last one.
         """
         last = max(self.out_indices)
         if match := re.match(r'layers\.(\d+)\.(Relpos\.(angle|decay)$|downsample\.)?', name):
@@ -164,7 +167,9 @@ class RMT(BaseModule):
                 f'frozen_stages {self.frozen_stages}: choose from -1 (none), 0 (stem), 1, 2, 3, 4'
             )
         if not 0 <= drop_path_rate < 1:
-            raise ValueError(f'drop_path_rate {drop_path_rate}: choose from 0 up to, not including, 1')
+            raise ValueError(
+                f'drop_path_rate {drop_path_rate}: choose from 0 up to, not including, 1'
+            )
 
     @staticmethod
     def _init_layer(module: nn.Module) -> None:

@@ -1,6 +1,6 @@
-"""The table of RMT variants: every number that tells T, S, B and L apart stands here and only here.
+"""The table of RMT variants: what tells T, S, B and L apart stands here and only here.
 
-A stage is one of the four resolutions (strides 4, 8, 16, 32); each tuple below has one entry a stage.
+A stage is one of the four resolutions (strides 4, 8, 16, 32); a tuple has one entry a stage.
 """
 
 from dataclasses import dataclass, fields
@@ -120,12 +120,16 @@ def get_variant(arch: str | dict) -> Variant:
     """
     if isinstance(arch, str):
         if arch not in VARIANTS:
-            raise ValueError(f'arch {arch!r} is unknown; choose from {", ".join(VARIANTS)}, or give a dict')
+            raise ValueError(
+                f'arch {arch!r} is unknown; choose from {", ".join(VARIANTS)}, or give a dict'
+            )
         return VARIANTS[arch]
     known = {field.name for field in fields(Variant)}
     unknown = sorted(set(arch) - known)
     if unknown:
-        raise ValueError(f'arch: unknown {", ".join(unknown)}; a custom size has {", ".join(sorted(known))}')
+        raise ValueError(
+            f'arch: unknown {", ".join(unknown)}; a custom size has {", ".join(sorted(known))}'
+        )
     try:
         return Variant(**arch)
     except TypeError as error:

@@ -1,8 +1,8 @@
-"""Golden features: weights and input drawn by name from fixed seeds, and what the released model made of them.
+"""Golden features: weights drawn by name from seeds, and what the released model made of them.
 
-``data/golden.npz`` holds, per variant, a sample of each output of the released implementation in eval mode.
-The recipe draws every tensor from a generator seeded with the CRC of its released name, so no weights file
-is needed to compare two implementations.
+``data/golden.npz`` holds, per variant, a sample of each output of the released implementation in
+eval mode. The recipe draws every tensor from a generator seeded with the CRC of its released name,
+so no weights file is needed to compare two implementations.
 """
 
 import zlib

@@ -1,0 +1,305 @@
+"""The backbone: equal to the released model and the formula, and every argument has its effect."""
+
+import copy
+
+import golden
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS
+from oracle import Oracle
+from torch import nn
+
+from backbone import RMT, VARIANTS
+
+# every feature of the large variants, odd head counts: seconds instead of minutes
+MINI = dict(
+    channels=(16, 24, 32, 48),
+    depths=(1, 1, 2, 1),
+    heads=(2, 3, 4, 6),
+    decay_span=(4, 4, 6, 6),
+    ffn_ratio=(3, 3, 2, 2),
+    axial=(True, True, True, False),
+    layer_scale=(None, None, 0.5, 0.5),
+    drop_path=0.2,
+)
+MINI_WHOLE = dict(MINI, axial=(True, True, False, False))
+PARAMETERS = {'tiny': 12_783_776, 'small': 25_416_800, 'base': 52_604_680, 'large': 93_784_280}
+
+
+def build(arch=None, **kwargs) -> RMT:
+    """A model with the golden recipe's weights."""
+    model = MODELS.build(dict(type='RMT', arch=arch or MINI, **kwargs))
+    model.load_state_dict(golden.recipe_state_dict(model))
+    return model
+
+
+def image(height=64, width=96, batch=1) -> torch.Tensor:
+    return golden.recipe_input((batch, 3, height, width))
+
+
+def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+# --- exactness -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('arch', VARIANTS)
+def test_features_equal_the_released_implementation(arch):
+    model = build(arch).eval()
+    with torch.no_grad():
+        features = model(golden.recipe_input(golden.INPUT_SHAPES[arch]))
+    for feature, (shape, values) in zip(features, golden.golden_outputs(arch), strict=True):
+        assert tuple(feature.shape) == tuple(shape)
+        error = np.abs(golden.sample(feature, len(values)) - values).max()
+        assert error < golden.TOLERANCE
+
+
+@pytest.mark.parametrize('arch', VARIANTS)
+def test_parameter_counts_are_the_published_ones(arch):
+    with torch.device('meta'):
+        model = RMT(arch)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[arch]
+
+
+@pytest.mark.parametrize('arch', [MINI, MINI_WHOLE], ids=['axial', 'whole'])
+@pytest.mark.parametrize(('height', 'width'), [(64, 64), (75, 118)])
+def test_features_and_gradients_equal_the_float64_formula_with_live_bn(arch, height, width):
+    model = build(arch, drop_path_rate=0.0).train()
+    x = image(height, width, batch=2).requires_grad_()
+    weights = {n: t.detach().double() for n, t in model.state_dict().items()}
+    names = [n for n, _ in model.named_parameters()]
+    for name in names:
+        weights[name].requires_grad_()
+    x64 = x.detach().double().requires_grad_()
+    expected = Oracle(weights, model.variant, live_bn=True)(x64)
+    features = model(x)
+    loss = sum((f * golden.recipe_input(f.shape)).sum() for f in features)
+    loss64 = sum((f * golden.recipe_input(f.shape).double()).sum() for f in expected)
+    loss.backward()
+    loss64.backward()
+    for feature, reference in zip(features, expected, strict=True):
+        assert (feature - reference).abs().max() < golden.TOLERANCE
+    assert relative_error(x.grad, x64.grad) < golden.TOLERANCE
+    parameters = dict(model.named_parameters())
+    for name in names:
+        # a bias in front of a live norm has no influence, its gradient is rounding around zero:
+        # measure it against the gradient of the weight beside it
+        beside = weights[name.replace('.bias', '.weight')].grad
+        scale = max(weights[name].grad.norm(), beside.norm())
+        error = (parameters[name].grad.double() - weights[name].grad).norm() / scale
+        assert error < golden.TOLERANCE, name
+
+
+@pytest.mark.parametrize(('height', 'width'), [(32, 32), (33, 47), (101, 64), (64, 131)])
+def test_any_size_gives_contiguous_features_at_the_published_strides(height, width):
+    model = build().eval()
+    with torch.no_grad():
+        features = model(image(height, width))
+    assert model.out_strides == [4, 8, 16, 32]
+    assert model.out_channels == list(MINI['channels'])
+    for feature, channels, stride in zip(
+        features, model.out_channels, model.out_strides, strict=True
+    ):
+        assert feature.shape == (1, channels, -(-height // stride), -(-width // stride))
+        assert feature.is_contiguous()
+
+
+# --- precision -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_autocast_stays_within_its_rounding(dtype, tolerance):
+    model, x = build().eval(), image()
+    with torch.no_grad():
+        expected = model(x)
+        with torch.autocast('cpu', dtype):
+            features = model(x)
+    for feature, reference in zip(features, expected, strict=True):
+        assert relative_error(feature, reference) < tolerance
+
+
+def test_bf16_model_stays_within_its_rounding():
+    model, x = build().eval(), image()
+    with torch.no_grad():
+        expected = model(x)
+        features = copy.deepcopy(model).bfloat16()(x.bfloat16())
+    for feature, reference in zip(features, expected, strict=True):
+        assert feature.dtype == torch.bfloat16
+        assert relative_error(feature, reference) < 0.06
+
+
+def test_positions_and_decay_are_float32_in_a_bf16_model():
+    model = build().bfloat16()
+    with torch.autocast('cpu', torch.bfloat16):
+        for stage in model.layers:
+            tables = stage.positions(20, 32, torch.device('cpu'))
+            floating = [t.dtype for t in tables if t.is_floating_point()]
+            assert floating
+            assert set(floating) == {torch.float32}
+
+
+# --- arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('arch', VARIANTS)
+def test_registry_builds_every_variant_by_name(arch):
+    with torch.device('meta'):
+        model = MODELS.build(dict(type='RMT', arch=arch))
+    assert model.out_channels == list(VARIANTS[arch].channels)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'listed'),
+    [
+        (dict(arch='huge'), 'tiny, small, base, large'),
+        (dict(arch=dict(MINI, width=3)), 'channels'),
+        (dict(arch={'channels': (16, 24, 32, 48)}), 'depths'),
+        (dict(arch=dict(MINI, heads=(2, 3, 4))), 'heads needs 4 entries'),
+        (dict(arch=dict(MINI, heads=(2, 3, 4, 5))), '48 channels over 5 heads'),
+        (dict(arch=MINI, out_indices=(0, 4)), '0, 1, 2, 3'),
+        (dict(arch=MINI, out_indices=()), '0, 1, 2, 3'),
+        (dict(arch=MINI, frozen_stages=5), '-1'),
+        (dict(arch=MINI, norm_cfg=dict(type='GN')), 'BN, SyncBN'),
+        (dict(arch=MINI, drop_path_rate=1.5), '0 up to'),
+        (dict(arch=MINI, attention='fastest'), 'naive'),
+    ],
+)
+def test_unknown_values_raise_and_list_the_choices(kwargs, listed):
+    with pytest.raises(ValueError, match=listed):
+        RMT(**kwargs)
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 2, 3), (0, 2), (1,)])
+def test_out_indices_select_features_and_leave_no_parameter_unused(out_indices):
+    full, model = build().eval(), build(out_indices=out_indices, drop_path_rate=0.0)
+    model.eval()
+    features = model(image())
+    for index, feature in zip(out_indices, features, strict=True):
+        torch.testing.assert_close(feature, full(image())[index])
+    sum(f.square().sum() for f in features).backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize('out_indices', [(1, 2, 3), (0, 1)])
+def test_weights_of_the_whole_model_fit_a_model_with_fewer_outputs(out_indices):
+    state = golden.recipe_state_dict(RMT(MINI))
+    state['layers.0.Relpos.angle'] = torch.zeros(8)
+    model = RMT(MINI, out_indices=out_indices)
+    model.load_state_dict(state)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, state[name])
+
+
+def test_surplus_names_are_only_those_a_released_file_has():
+    model = RMT(MINI, out_indices=(1, 2))
+    surplus = [
+        'layers.0.Relpos.angle',
+        'layers.3.Relpos.decay',
+        'extra_norms.0.weight',
+        'extra_norms.3.bias',
+        'layers.3.blocks.0.ffn.fc1.weight',
+        'layers.2.downsample.norm.weight',
+    ]
+    kept = ['layers.4.blocks.0.ffn.fc1.weight', 'extra_norms.7.weight', 'layers.0.Relpos.other']
+    kept += list(model.state_dict())
+    assert [n for n in surplus + kept if model.is_surplus(n)] == surplus
+
+
+def test_drop_path_rises_linearly_over_the_blocks_and_only_acts_in_training():
+    model = build(drop_path_rate=0.4)
+    rates = [b.drop_path.rate for stage in model.layers for b in stage.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert build().layers[-1].blocks[-1].drop_path.rate == pytest.approx(MINI['drop_path'])
+    x = image(32, 32, batch=4)
+    model.eval()
+    torch.testing.assert_close(model(x), build(drop_path_rate=0.0).eval()(x))
+    model.train()
+    torch.manual_seed(0)
+    first = model(x)[-1]
+    assert not torch.equal(first, model(x)[-1])
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_mean():
+    block = RMT(MINI, drop_path_rate=0.5).layers[-1].blocks[-1]
+    torch.manual_seed(0)
+    dropped = block.drop_path.train()(torch.ones(2000, 2, 2, 3))
+    per_sample = dropped.flatten(1)
+    assert set(per_sample.unique().tolist()) == {0.0, 2.0}
+    assert (per_sample == per_sample[:, :1]).all()
+    assert dropped.mean() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 2, 4])
+def test_frozen_stages_get_no_gradient_and_keep_their_statistics(frozen_stages):
+    model = build(frozen_stages=frozen_stages).train()
+    before = copy.deepcopy(model.state_dict())
+    x = image(batch=2).requires_grad_()  # so that there is a graph when all is frozen
+    sum(f.square().sum() for f in model(x)).backward()
+    prefixes = ['patch_embed.'] if frozen_stages >= 0 else []
+    prefixes += [f'{kind}.{i}.' for i in range(frozen_stages) for kind in ('layers', 'extra_norms')]
+    prefixes = tuple(prefixes)
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith(prefixes), name
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]) == name.startswith(prefixes), name
+
+
+@pytest.mark.parametrize('norm_eval', [False, True])
+def test_norm_eval_keeps_the_running_statistics(norm_eval):
+    model = build(norm_eval=norm_eval).train()
+    before = copy.deepcopy(dict(model.named_buffers()))
+    model(image(batch=2))
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[name]) == norm_eval, name
+
+
+@pytest.mark.parametrize(('kind', 'norm'), [('BN', nn.BatchNorm2d), ('SyncBN', nn.SyncBatchNorm)])
+def test_norm_cfg_chooses_the_norm_and_its_options(kind, norm):
+    model = RMT(MINI, norm_cfg=dict(type=kind, momentum=0.03, requires_grad=False))
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) == 4 + 3  # stem, downsamples
+    assert all(type(m) is norm and m.momentum == 0.03 for m in norms)
+    assert not any(p.requires_grad for m in norms for p in m.parameters())
+
+
+def test_with_cp_recomputes_the_same_features_and_gradients():
+    x = image(batch=2)
+    gradients, features = [], []
+    for with_cp in (False, True):
+        model = build(with_cp=with_cp).train()
+        torch.manual_seed(0)  # the same blocks are dropped
+        outputs = model(x)
+        sum(f.square().sum() for f in outputs).backward()
+        features.append(outputs)
+        gradients.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(features[0], features[1], rtol=0, atol=0)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_with_cp_keeps_fewer_tensors_for_the_backward_pass():
+    saved = {}
+    for with_cp in (False, True):
+        model, total = build(with_cp=with_cp).train(), [0]
+
+        def count(tensor, total=total):
+            total[0] += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda t: t):
+            model(image())
+        saved[with_cp] = total[0]
+    assert saved[True] < 0.6 * saved[False]
+
+
+def test_position_tables_are_made_once_a_stage_and_never_saved(monkeypatch):
+    model, calls = build().eval(), []
+    for stage in model.layers:
+        make = stage.positions.forward
+        monkeypatch.setattr(
+            stage.positions, 'forward', lambda *a, make=make: calls.append(a) or make(*a)
+        )
+    model(image(batch=2))
+    assert len(calls) == 4
+    assert not [n for n in model.state_dict() if 'positions' in n]
