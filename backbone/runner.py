@@ -17,8 +17,9 @@ from pathlib import PurePosixPath
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
 from torch import nn
+
+from .runtime import PortableRunner
 
 DEFAULT_ROOTS = ('data/coco', 'data/ade/ADEChallengeData2016')
 """Where the base configs look for the data, relative to the working directory."""
@@ -54,7 +55,7 @@ def _moved(node, root: str):
 
 
 @RUNNERS.register_module()
-class RMTRunner(Runner):
+class RMTRunner(PortableRunner):
     """mmengine's runner under the keys of this module's docstring."""
 
     @classmethod
