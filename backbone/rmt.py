@@ -53,7 +53,7 @@ class RMT(BaseModule):
         norm_cfg: dict | None = None,
         norm_eval: bool = False,
         with_cp: bool = False,
-        attention: str = 'naive',
+        attention: str = 'auto',
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
