@@ -56,7 +56,7 @@ def _moved(node, root: str):
 
 @RUNNERS.register_module()
 class RMTRunner(PortableRunner):
-    """mmengine's runner under the keys of this module's docstring."""
+    """The portable runner under the keys of this module's docstring."""
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'RMTRunner':

@@ -1,0 +1,130 @@
+"""Parameters and multiply-adds of a config's model, split into backbone, neck and heads.
+
+Two countings: ``flops_paper`` holds what the papers' counters count, convolutions and linear
+layers; ``flops_total`` holds every matrix product, so the attention's scores and sums as well.
+Neither counts element-wise work (norms, softmax, GELU). One multiply-add counts as one.
+
+The model runs on PyTorch's meta device, shapes without numbers: any size takes seconds and nothing
+depends on weights or images. The heads of two-stage detectors see as many proposals and masks as
+their test settings allow (1000 and 100), as the papers' counter did. Heads that only train
+(UperNet's auxiliary head) have parameters but no multiply-adds.
+"""
+
+import argparse
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+DEFAULT_SHAPE = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}
+"""By task, as in the paper; its RMT-T under Semantic FPN was counted at 512 512."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Plain numbers: parameters and multiply-adds."""
+
+    params: int
+    flops_paper: int
+    flops_total: int
+
+
+def count(cfg: Config, shape: tuple[int, int]) -> dict[str, Cost]:
+    """Costs of one image of ``shape`` (height, width) in backbone, neck, heads, and all of them."""
+    model_cfg = copy.deepcopy(cfg.model)
+    model_cfg.backbone.update(attention='naive', init_cfg=None)  # the formula: every product shows
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(model_cfg).eval().to('meta')
+    heads = [part for name, part in model.named_children() if name.endswith('head')]
+
+    image = torch.empty(1, 3, *shape, device='meta')
+    costs = {}
+    features, costs['backbone'] = _measure([model.backbone], lambda: model.backbone(image))
+    if model.with_neck:
+        features, costs['neck'] = _measure([model.neck], lambda: model.neck(features))
+    _, costs['heads'] = _measure(heads, lambda: _run_heads(model, features))
+    costs['all'] = Cost(*map(sum, zip(*map(astuple, costs.values()), strict=True)))
+    return costs
+
+
+def _measure(modules: list[nn.Module], forward: Callable[[], Any]) -> tuple[Any, Cost]:
+    """What ``forward`` returns, and its cost; convolutions and linear layers in ``modules``."""
+    paper = 0
+
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal paper
+        if isinstance(layer, nn.Linear):
+            paper += output.numel() * layer.in_features
+        else:  # every weight meets each place of the output; of the input where transposed
+            places = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
+            paper += len(places) * places.shape[2:].numel() * layer.weight.numel()
+
+    layers = {layer for module in modules for layer in module.modules()}
+    hooks = [layer.register_forward_hook(add) for layer in layers if isinstance(layer, COUNTED)]
+    with torch.no_grad(), FlopCounterMode(display=False) as products:
+        result = forward()
+    for hook in hooks:
+        hook.remove()
+    params = sum(p.numel() for module in modules for p in module.parameters())
+    # a multiply-add is two operations to FlopCounterMode
+    return result, Cost(params, paper, products.get_total_flops() // 2)
+
+
+def _run_heads(model: nn.Module, features: tuple[Tensor, ...]) -> None:
+    """Run every head that inference runs, on the features or on as many regions as it may see."""
+    for name in ('rpn_head', 'bbox_head', 'decode_head'):
+        if getattr(model, name, None) is not None:
+            getattr(model, name)(features)
+    if getattr(model, 'roi_head', None) is not None:
+        roi, limits = model.roi_head, model.test_cfg
+        for kind, regions in (('bbox', limits.rpn.max_per_img), ('mask', limits.rcnn.max_per_img)):
+            heads = getattr(roi, f'{kind}_head')
+            extractors = getattr(roi, f'{kind}_roi_extractor')
+            if isinstance(heads, nn.Module) and not isinstance(heads, nn.ModuleList):
+                heads, extractors = [heads], [extractors]  # a cascade has lists
+            for head, extractor in zip(heads, extractors, strict=True):
+                size = extractor.roi_layers[0].output_size
+                head(torch.empty(regions, extractor.out_channels, *size, device='meta'))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n\n')[0])
+    parser.add_argument(
+        'config', help='a config of det_configs or seg_configs, or one made from it'
+    )
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='input size; default 800 1280 for detection, 512 2048 for segmentation',
+    )
+    parser.add_argument('--json', action='store_true', help='print plain numbers as JSON')
+    args = parser.parse_args()
+
+    cfg = Config.fromfile(args.config)
+    shape = tuple(args.shape or DEFAULT_SHAPE[cfg.default_scope])
+    costs = count(cfg, shape)
+    if args.json:
+        parts = {part: asdict(cost) for part, cost in costs.items()}
+        print(json.dumps(dict(shape=shape, **parts.pop('all'), parts=parts), indent=2))
+        return
+    print(f'{Path(args.config).stem} at {shape[0]} x {shape[1]}')
+    print(f'{"":10}{"parameters":>14}{"paper":>14}{"total":>14}')
+    for part, cost in costs.items():
+        params, paper, total = cost.params / 1e6, cost.flops_paper / 1e9, cost.flops_total / 1e9
+        print(f'{part:10}{params:12.2f} M{paper:12.2f} G{total:12.2f} G')
+    print('paper: multiply-adds of convolutions and linear layers; total: attention products too')
+
+
+if __name__ == '__main__':
+    main()
