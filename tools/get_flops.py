@@ -18,8 +18,9 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+import cli
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -41,7 +42,8 @@ class Cost:
 def count(cfg: Config, shape: tuple[int, int]) -> dict[str, Cost]:
     """Costs of one image of ``shape`` (height, width) in backbone, neck, heads, and all of them."""
     model_cfg = copy.deepcopy(cfg.model)
-    model_cfg.backbone.update(attention='naive', init_cfg=None)  # the formula: every product shows
+    if model_cfg.backbone.type == 'RMT':
+        model_cfg.backbone.attention = 'naive'  # the formula as it stands: every product shows
     init_default_scope(cfg.default_scope)
     model = MODELS.build(model_cfg).eval().to('meta')
     heads = [part for name, part in model.named_children() if name.endswith('head')]
@@ -109,10 +111,14 @@ def main() -> None:
         help='input size; default 800 1280 for detection, 512 2048 for segmentation',
     )
     parser.add_argument('--json', action='store_true', help='print plain numbers as JSON')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     args = parser.parse_args()
 
-    cfg = Config.fromfile(args.config)
+    cfg = cli.load_config(args)
     shape = tuple(args.shape or DEFAULT_SHAPE[cfg.default_scope])
+    if min(shape) < 32:
+        raise cli.UserError(f'--shape {shape[0]} {shape[1]}: RMT takes images from 32 x 32 up')
     costs = count(cfg, shape)
     if args.json:
         parts = {part: asdict(cost) for part, cost in costs.items()}
@@ -127,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

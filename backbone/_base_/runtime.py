@@ -7,3 +7,6 @@ runner_type = 'RMTRunner'
 # ImageNet weights of the backbone: a file, e.g. `--cfg-options pretrained=RMT-S.pth`.
 # The other key, `data_root`, stands in the data sets' bases.
 pretrained = None
+
+# Weights load completely or are refused.
+custom_hooks = [dict(type='StrictLoadHook')]
