@@ -1,0 +1,44 @@
+#!/usr/bin/env python
+"""Train a detector or a segmentor from a config."""
+
+import argparse
+
+import cli
+import preflight
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='FILE',
+        help='go on from FILE, or from the last checkpoint of the work directory',
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision, where there is a GPU')
+    cli.add_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = cli.load_config(args)
+    if args.amp and not cfg.optim_wrapper.get('type', 'OptimWrapper').startswith('Amp'):
+        cfg.optim_wrapper.type = 'AmpWhereAvailable'
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    for key in ('load_from', 'pretrained'):
+        if cfg.get(key):
+            cli.existing_file(cfg[key], 'checkpoint')
+    preflight.check_data(cfg, ('train', 'val'))
+
+    runner = cli.build_runner(cfg)
+    preflight.build_loops(runner, ('train', 'val'))
+    runner.train()
+
+
+if __name__ == '__main__':
+    cli.run(main)
