@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from .released import (
     BACKBONE_KINDS,
-    CLASSIFIER,
     KINDS,
     Description,
     describe,
     preview,
     relpos_tables,
+    split_backbone,
     unwrap,
 )
 from .safe_load import Checkpoint, CheckpointError, read_checkpoint
@@ -68,7 +68,7 @@ def load_backbone(model: nn.Module, file: str, key: str | None = None) -> Fit:
     """
     state_dict = unwrap(read_checkpoint(file), file, key)
     description = describe(state_dict)
-    kept, dropped = _backbone_part(state_dict)
+    kept, dropped = split_backbone(state_dict)
     result = fit(model, kept, file, lambda name: name.startswith('extra_norms.'))
     model.load_state_dict(result.state_dict)
     result = Fit(result.state_dict, dropped + result.dropped, result.filled)
@@ -117,7 +117,7 @@ def fit_checkpoint(model: nn.Module, checkpoint: dict, training: bool) -> Fit:
     headless = set(_own_meta(checkpoint).get('dropped_head', ()))
     dropped = []
     if description.kind in BACKBONE_KINDS and ours.kind not in BACKBONE_KINDS:
-        state_dict, dropped = _backbone_part(state_dict)
+        state_dict, dropped = split_backbone(state_dict)
         state_dict = {f'backbone.{name}': tensor for name, tensor in state_dict.items()}
         headless = {n for n in model.state_dict() if not n.startswith('backbone.')}
         headless |= {n for n in model.state_dict() if n.startswith('backbone.extra_norms.')}
@@ -202,18 +202,6 @@ def _likely_cause(theirs: Description, ours: Description, problems: set[str]) ->
 
 
 # --- what RMT itself knows -----------------------------------------------------------------------
-
-
-def _backbone_part(state_dict: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The backbone's tensors under bare names, and the names of the rest."""
-    prefix = 'backbone.' if any(name.startswith('backbone.') for name in state_dict) else ''
-    away = () if prefix else CLASSIFIER
-    kept = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in state_dict.items()
-        if name.startswith(prefix) and not name.startswith(away)
-    }
-    return kept, [n for n in state_dict if not n.startswith(prefix) or n.startswith(away)]
 
 
 def _find_rmt(model: nn.Module) -> tuple[str, nn.Module | None]:

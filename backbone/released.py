@@ -21,7 +21,7 @@ CLASSIFIER = ('proj.', 'norm.', 'head.', 'aux_head.')  # tops of an ImageNet fil
 KINDS = {
     'cascade_mask_rcnn': ('Cascade Mask R-CNN', 'roi_head.bbox_head.0.'),
     'mask_rcnn': ('Mask R-CNN', 'roi_head.mask_head.'),
-    'retinanet': ('RetinaNet', 'bbox_head.retina_cls.'),
+    'retinanet': ('RetinaNet', 'bbox_head.retina_'),
     'upernet': ('UperNet', 'decode_head.psp_modules.'),
     'fpn': ('Semantic FPN', 'decode_head.scale_heads.'),
     'other': ('detector or segmentor of another kind', 'backbone.'),
@@ -120,7 +120,8 @@ def unwrap(checkpoint: Mapping, source: str, key: str | None = None) -> dict[str
     state_dict = checkpoint.get(keys[0]) if keys else checkpoint
     if isinstance(state_dict, Mapping) and isinstance(state_dict.get('state_dict'), Mapping):
         state_dict = state_dict['state_dict']
-    if not isinstance(state_dict, Mapping) or not state_dict:
+    nothing = not isinstance(state_dict, Mapping) or not state_dict
+    if nothing or (not keys and not any(isinstance(t, Tensor) for t in checkpoint.values())):
         wanted = f'weights under {key!r}' if key else 'weights'
         raise CheckpointError(f'{source}: holds no {wanted}, only {preview(checkpoint)}')
     for name, tensor in state_dict.items():
@@ -142,11 +143,33 @@ def _tensor_problem(tensor: Tensor) -> str:
     return ''
 
 
+def is_derived(name: str) -> bool:
+    """Whether this is a table that follows from the variant: stored in released files, not here."""
+    return re.fullmatch(r'(backbone\.)?layers\.\d\.Relpos\.(angle|decay)', name) is not None
+
+
+def split_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The backbone's tensors under bare names, and the names of the rest (heads)."""
+    prefix = 'backbone.' if any(name.startswith('backbone.') for name in state_dict) else ''
+    tops = () if prefix else CLASSIFIER
+    rest = [n for n in state_dict if not n.startswith(prefix) or n.startswith(tops)]
+    away = set(rest)
+    kept = {n.removeprefix(prefix): t for n, t in state_dict.items() if n not in away}
+    return kept, rest
+
+
 def preview(names: Iterable, count: int = 3) -> str:
     """The first few names and how many more there are."""
     names = [str(name)[:160] for name in names]
     more = f', and {len(names) - count} more' if len(names) > count else ''
     return (', '.join(names[:count]) or 'nothing') + more
+
+
+def class_names(meta: dict) -> list[str]:
+    """Class names as mmengine ('dataset_meta') or mmdet 2 and mmseg 0 ('CLASSES') store them."""
+    dataset = meta.get('dataset_meta')
+    names = dataset.get('classes') if isinstance(dataset, dict) else meta.get('CLASSES')
+    return [str(name) for name in names] if isinstance(names, (list, tuple)) else []
 
 
 # --- tables that released files store ------------------------------------------------------------

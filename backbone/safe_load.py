@@ -109,6 +109,11 @@ def _check_archive(path: str, file: BinaryIO, size: int) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
+            names = {member.filename.rsplit('/', 1)[-1] for member in members}
+            if 'constants.pkl' in names:
+                raise CheckpointError(f'{path}: a TorchScript program, not weights')
+            if 'data.pkl' not in names:
+                raise CheckpointError(f'{path}: a zip archive without weights; unpack it first')
             # torch stores members uncompressed: together they cannot be larger than the file
             unpacked = sum(member.file_size for member in members)
             if unpacked > size or any(m.compress_type != zipfile.ZIP_STORED for m in members):
@@ -116,11 +121,6 @@ def _check_archive(path: str, file: BinaryIO, size: int) -> None:
                     f'{path}: a compressed archive ({size:,} bytes, {unpacked:,} unpacked), which '
                     'torch never writes; refused as a possible zip bomb, nothing was unpacked'
                 )
-            names = {member.filename.rsplit('/', 1)[-1] for member in members}
-            if 'constants.pkl' in names:
-                raise CheckpointError(f'{path}: a TorchScript program, not weights')
-            if 'data.pkl' not in names:
-                raise CheckpointError(f'{path}: a zip archive without weights; unpack it first')
             damaged = archive.testzip()
     except CheckpointError:
         raise
@@ -146,8 +146,13 @@ def _read_safetensors(path: str) -> dict:
         with safe_open(path, framework='pt') as file:
             state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             meta = json.loads((file.metadata() or {}).get('meta', '{}'))
-    except (SafetensorError, ValueError) as error:
+            stored = meta.get('rmt', {}).get('tensors_sha256')  # the format itself has no checksums
+    except (SafetensorError, ValueError, AttributeError) as error:
         raise CheckpointError(f'{path}: damaged safetensors file ({_first_line(error)})') from error
+    if stored not in (None, sha256_of_tensors(state_dict)):
+        raise CheckpointError(
+            f'{path}: damaged, the tensors fail their checksum; download it again'
+        )
     return {'meta': meta, 'state_dict': state_dict}
 
 
@@ -188,6 +193,15 @@ def sha256_of(file: BinaryIO) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     file.seek(0)
+    return digest.hexdigest()
+
+
+def sha256_of_tensors(tensors: dict[str, torch.Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values: the same in whatever file they are."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

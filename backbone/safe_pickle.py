@@ -71,6 +71,11 @@ def _scalar(dtype: _Dtype, raw: bytes) -> np.generic:
     return np.frombuffer(raw, dtype.value, count=1)[0]
 
 
+def _empty_bytes() -> bytes:
+    """Stands for ``bytes``, which Python pickles an empty array's data with."""
+    return b''
+
+
 def _method_of_buffer(cls: type, name: str) -> str:
     """Stands for ``getattr``, which ``HistoryBuffer`` pickles its four statistics with."""
     if cls is not _Buffer or name not in ('min', 'max', 'current', 'mean'):
@@ -82,6 +87,7 @@ _STAND_INS = [
     argparse.Namespace,  # plain attributes, no code
     (_Buffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (_method_of_buffer, 'builtins.getattr'),
+    (_empty_bytes, 'builtins.bytes'),
     (_Dtype, 'numpy.dtype'),
     (_Array, 'numpy.ndarray'),
     *((_new_array, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),

@@ -1,0 +1,90 @@
+"""Weights files as the released ones are, made from our models and the rules of their layout."""
+
+import argparse
+import hashlib
+
+import golden
+import torch
+from torch import Tensor, nn
+
+from backbone import RMT
+from backbone.released import relpos_tables
+
+# small enough that a file takes milliseconds; has everything that the large variants have
+MINI = dict(
+    channels=(16, 24, 32, 48),
+    depths=(1, 1, 2, 1),
+    heads=(2, 3, 4, 6),
+    decay_span=(4, 4, 6, 6),
+    ffn_ratio=(3, 3, 2, 2),
+    axial=(True, True, True, False),
+    layer_scale=(None, None, 0.5, 0.5),
+)
+
+
+def numbered(model: nn.Module, start: float = 1.0) -> dict[str, Tensor]:
+    """A state dict whose tensors all differ: each is full of its own number. Quick to make."""
+    return {
+        name: torch.full_like(tensor, int(start) + i if tensor.dtype == torch.int64 else start + i)
+        for i, (name, tensor) in enumerate(model.state_dict().items())
+    }
+
+
+def with_tables(state_dict: dict[str, Tensor], model: RMT, prefix: str = '') -> dict[str, Tensor]:
+    """Add the derived tables, which a released file has beside its weights."""
+    return {**state_dict, **{prefix + n: t for n, t in relpos_tables(model.variant).items()}}
+
+
+def classifier(channels: int, token_label: bool) -> dict[str, Tensor]:
+    """The top of an ImageNet model: projection, norm, classifier, and one for token labels."""
+    top = nn.ModuleDict(
+        dict(proj=nn.Linear(channels, 1024), norm=nn.BatchNorm2d(1024), head=nn.Linear(1024, 1000))
+    )
+    if token_label:
+        top['aux_head'] = nn.Linear(channels, 1000)
+    return dict(top.state_dict())
+
+
+def imagenet_weights(model: RMT, token_label: bool, start: float = 1.0) -> dict[str, Tensor]:
+    """The state dict of an ImageNet file: no output norms, but a classifier."""
+    weights = with_tables(numbered(model, start), model)
+    weights = {n: t for n, t in weights.items() if not n.startswith('extra_norms.')}
+    return {**weights, **classifier(model.variant.channels[-1], token_label)}
+
+
+def imagenet_file(model: RMT, token_label: bool = False) -> dict:
+    """A released ImageNet file, with all that a training script leaves in one."""
+    return {
+        'model': imagenet_weights(model, token_label),
+        'model_ema': imagenet_weights(model, token_label, start=0.5),
+        'optimizer': {'state': {0: {'exp_avg': torch.zeros(3)}}, 'param_groups': [{'lr': 1e-3}]},
+        'epoch': 299,
+        'args': argparse.Namespace(model='RMT', batch_size=128, lr=1e-3),
+    }
+
+
+def downstream_file(model: nn.Module, classes: tuple[str, ...] = ()) -> dict:
+    """A released detector or segmentor file; numbers by the golden recipe."""
+    weights = golden.recipe_state_dict(model)
+    rmt = model.backbone
+    missing = [i for i in range(4) if str(i) not in rmt.extra_norms]  # the release has all four
+    for i in missing:
+        weights[f'backbone.extra_norms.{i}.weight'] = torch.ones(rmt.variant.channels[i])
+        weights[f'backbone.extra_norms.{i}.bias'] = torch.zeros(rmt.variant.channels[i])
+    meta = dict(mmdet_version='2.11.0', config='model = dict()', epoch=12, iter=1000)
+    if classes:
+        meta['CLASSES'] = classes
+    return {'meta': meta, 'state_dict': with_tables(weights, rmt, 'backbone.')}
+
+
+def names_digest(state_dict: dict[str, Tensor]) -> str:
+    """SHA-256 of all names and shapes."""
+    lines = sorted(f'{name} {list(tensor.shape)}' for name, tensor in state_dict.items())
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()
+
+
+def assert_holds(model: nn.Module, weights: dict[str, Tensor], but: str = 'no exception') -> None:
+    """Every parameter and buffer of the model has the given value, those with ``but`` apart."""
+    for name, tensor in model.state_dict().items():
+        if but not in name:
+            assert torch.equal(tensor, weights[name]), name

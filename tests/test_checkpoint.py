@@ -1,0 +1,335 @@
+"""Loading is complete or refused: backbones, whole models, and the runner's own paths."""
+
+import pytest
+import torch
+from golden import recipe_state_dict
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from released_files import (
+    MINI,
+    assert_holds,
+    imagenet_file,
+    imagenet_weights,
+    numbered,
+    with_tables,
+)
+from torch import nn
+
+from backbone import RMT, VARIANTS
+from backbone.checkpoint import (
+    CheckpointError,
+    StrictLoadHook,
+    fit_checkpoint,
+    load_backbone,
+    load_model,
+)
+from backbone.safe_load import Checkpoint
+
+
+class Detector(BaseModel):
+    """The shape of a detector: a backbone, a neck, and a head with a layer per class."""
+
+    def __init__(self, num_classes=3, **backbone):
+        super().__init__()
+        self.backbone = MODELS.build(dict(type='RMT', arch=MINI, **backbone))
+        self.neck = nn.Conv2d(48, 8, 1)
+        self.decode_head = nn.ModuleDict(
+            dict(scale_heads=nn.Conv2d(8, 8, 1), conv_seg=nn.Conv2d(8, num_classes, 1))
+        )
+
+    def forward(self, *_):
+        raise NotImplementedError
+
+
+class TrainRunner:
+    """What the hook reads of a runner."""
+
+    def __init__(self, model, resume=False):
+        from mmengine.runner import BaseLoop
+
+        self.model = model
+        self._resume = resume
+        self._train_loop = BaseLoop.__new__(type('Loop', (BaseLoop,), {'run': None}))
+
+
+class TestRunner(TrainRunner):
+    __test__ = False
+
+    def __init__(self, model):
+        super().__init__(model)
+        self._train_loop = {'type': 'Loop'}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / 'weights.pth')
+
+
+@pytest.fixture
+def messages(monkeypatch):
+    """What is logged."""
+    lines = []
+    monkeypatch.setattr('backbone.checkpoint.print_log', lambda text, *_, **__: lines.append(text))
+    return lines
+
+
+def detector_file(model, num_classes=3):
+    """A trained file of a detector with this backbone."""
+    source = Detector(num_classes)
+    return {
+        'meta': dict(epoch=12, mmdet_version='2.11.0'),
+        'state_dict': with_tables(numbered(source), source.backbone, 'backbone.'),
+    }
+
+
+# --- backbones -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('arch', 'token_label'),
+    [('tiny', False), ('tiny', True), ('small', False), ('base', True), ('large', False)],
+)
+def test_every_tensor_of_an_imagenet_file_arrives(arch, token_label, path, messages):
+    model = RMT(arch, init_cfg=dict(type='Pretrained', checkpoint=path))
+    weights = imagenet_weights(model, token_label)
+    torch.save({'model': weights}, path)
+    before = {n: t.clone() for n, t in model.extra_norms.state_dict().items()}
+    model.init_weights()
+    assert_holds(model, weights, but='extra_norms.')
+    assert all(torch.equal(t, before[n]) for n, t in model.extra_norms.state_dict().items())
+    letter, tops = VARIANTS[arch].letter, 11 if token_label else 9
+    assert f'RMT-{letter} ImageNet classifier' in messages[-1]
+    assert f'{tops + 8} dropped (' in messages[-1]
+    assert '8 as initialised (extra_norms.0.weight' in messages[-1]
+
+
+def test_model_ema_is_loaded_when_asked(path):
+    model = RMT(MINI)
+    torch.save(imagenet_file(model), path)
+    load_backbone(model, path, 'model_ema')
+    assert_holds(model, numbered(model, start=0.5), but='extra_norms.')
+    load_backbone(model, path)
+    assert_holds(model, numbered(model), but='extra_norms.')
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda weights: weights,
+    lambda weights: {'state_dict': weights},
+    lambda weights: {'model': {f'module.{n}': t for n, t in weights.items()}},
+    lambda weights: {'state_dict': {f'backbone.{n}': t for n, t in weights.items()}},
+    lambda weights: {f'module.backbone.{n}': t for n, t in weights.items()},
+])  # fmt: skip
+def test_every_wrapping_of_a_backbone_loads(wrap, path):
+    model = RMT(MINI)
+    weights = numbered(model)
+    torch.save(wrap(weights), path)
+    load_backbone(model, path)
+    assert_holds(model, weights)
+
+
+def test_a_backbone_is_taken_out_of_a_detector(path, messages):
+    file = detector_file(Detector())
+    torch.save(file, path)
+    model = RMT(MINI)
+    load_backbone(model, path)
+    weights = {n.removeprefix('backbone.'): t for n, t in file['state_dict'].items()}
+    assert_holds(model, weights)
+    assert 'neck.weight' in messages[-1]
+
+
+@pytest.mark.parametrize('indices', [(1, 2, 3), (3,), (0, 1)])
+def test_fewer_outputs_take_their_part_of_a_whole_file(indices, path):
+    weights = numbered(RMT(MINI))
+    torch.save({'model': weights}, path)
+    model = RMT(MINI, out_indices=indices)
+    load_backbone(model, path)
+    assert_holds(model, weights)
+
+
+def test_half_precision_files_load_into_float32(path):
+    weights = {n: t.half() if t.is_floating_point() else t for n, t in numbered(RMT(MINI)).items()}
+    torch.save(weights, path)
+    model = RMT(MINI)
+    load_backbone(model, path)
+    assert_holds(model, {n: t.float() if t.is_floating_point() else t for n, t in weights.items()})
+    assert model.patch_embed.proj[0].weight.dtype == torch.float32
+
+
+def damage(weights: dict) -> dict:
+    """name -> (damaged weights, words of the refusal)."""
+    q, other = 'layers.2.blocks.1.retention.q_proj.weight', 'layers.3.blocks.0.gamma_1'
+    integers = {**weights, q: weights[q].long()}
+    misshapen = {**weights, q: weights[q].T[:-1].contiguous()}
+    tables = with_tables(weights, RMT(MINI))
+    table = 'layers.1.Relpos.decay'
+    return {
+        'missing': (
+            {n: t for n, t in weights.items() if n not in (q, other)},
+            f'the file is incomplete (2 missing: {q}, {other})',
+        ),
+        'unexplained': ({**weights, 'layers.9.x': weights[q]}, '(1 unexplained: layers.9.x)'),
+        'misshapen': (
+            misshapen,
+            f'(1 of another shape: {q} (31, 32) in the file, (32, 32) in the model)',
+        ),
+        'integers': (integers, f'(1 of another type: {q} torch.int64 in the file, torch.float32'),
+        'other decay': ({**tables, table: tables[table] * 1.1}, f'{table} differs from what'),
+        'other heads': ({**tables, table: tables[table][:2]}, f'{table} differs from what'),
+        'of something else': ({'conv.weight': torch.ones(2)}, 'these are not RMT weights'),
+        'head only': ({'head.weight': torch.ones(2, 2)}, 'these are not RMT weights'),
+    }
+
+
+@pytest.mark.parametrize('name', damage(numbered(RMT(MINI))))
+def test_what_does_not_fit_is_refused_and_nothing_is_loaded(name, path):
+    weights, words = damage(numbered(RMT(MINI)))[name]
+    torch.save({'model': weights}, path)
+    model = RMT(MINI)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    with pytest.raises(CheckpointError) as caught:
+        load_backbone(model, path)
+    assert str(caught.value).startswith(f'{path}: ')
+    assert words in str(caught.value)
+    assert_holds(model, before)
+
+
+@pytest.mark.parametrize('arch', ['tiny'])
+def test_another_variants_weights_are_named(arch, path):
+    weights = {n: t.half() for n, t in RMT('small').state_dict().items()}
+    torch.save(weights, path)
+    letter = VARIANTS[arch].letter
+    with pytest.raises(
+        CheckpointError, match=f'these are RMT-S weights; the config builds RMT-{letter}'
+    ):
+        load_backbone(RMT(arch), path)
+
+
+# --- detectors and segmentors through the runner's hook ------------------------------------------
+
+
+def load_by_hook(runner, file, source='released.pth'):
+    """As mmengine does it: the hook, then load_state_dict with strict=False."""
+    checkpoint = Checkpoint(file)
+    checkpoint.source = source
+    StrictLoadHook().after_load_checkpoint(runner, checkpoint)
+    runner.model.load_state_dict(checkpoint['state_dict'], strict=False)
+
+
+@pytest.mark.parametrize('runner', [TrainRunner, TestRunner])
+def test_a_released_detector_loads_whole(runner, messages):
+    model = Detector()
+    file = detector_file(model)
+    load_by_hook(runner(model), file)
+    assert_holds(model, file['state_dict'])
+    assert 'RMT of custom size' in messages[-1]
+    assert 'Semantic FPN, 3 classes' in messages[-1]
+    assert '8 dropped (backbone.layers.0.Relpos.angle' in messages[-1]
+
+
+def test_a_wrapped_model_loads_the_same():
+    model = Detector()
+    file = detector_file(model)
+
+    class Wrapper(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = model
+
+    from mmengine.registry import MODEL_WRAPPERS
+
+    MODEL_WRAPPERS.register_module(module=Wrapper, force=True)
+    checkpoint = Checkpoint(file)
+    StrictLoadHook().after_load_checkpoint(TestRunner(Wrapper()), checkpoint)
+    assert checkpoint['state_dict'].keys() == model.state_dict().keys()
+
+
+def test_load_model_is_for_demos(path):
+    file = detector_file(Detector())
+    torch.save(file, path)
+    model = Detector(out_indices=(1, 2, 3))
+    assert load_model(model, path)['meta']['epoch'] == 12
+    assert_holds(model, file['state_dict'])
+
+
+def test_counters_may_be_missing_but_nothing_else(messages):
+    file = detector_file(Detector())
+    counters = [n for n in file['state_dict'] if n.endswith('num_batches_tracked')]
+    for name in counters:
+        del file['state_dict'][name]
+    load_by_hook(TestRunner(Detector()), file)
+    assert f'{len(counters)} as initialised' in messages[-1]
+    del file['state_dict']['neck.weight']
+    with pytest.raises(CheckpointError, match=r'incomplete \(1 missing: neck.weight\)'):
+        load_by_hook(TestRunner(Detector()), file)
+
+
+def test_another_class_count_points_to_the_way_to_drop_the_head():
+    with pytest.raises(CheckpointError) as caught:
+        load_by_hook(TrainRunner(Detector(2)), detector_file(Detector(3), 3))
+    message = str(caught.value)
+    assert 'the file is for 3 classes, the config for 2' in message
+    assert 'python tools/convert_checkpoint.py released.pth OUT --drop-head' in message
+    assert 'decode_head.conv_seg.weight (3, 8, 1, 1) in the file, (2, 8, 1, 1)' in message
+
+
+def test_a_file_without_its_head_starts_training_and_nothing_else(messages):
+    file = detector_file(Detector())
+    for name in ('decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'):
+        del file['state_dict'][name]
+    headless = ['decode_head.conv_seg.weight', 'decode_head.conv_seg.bias']
+    file['meta']['rmt'] = {'dropped_head': headless}
+    model = Detector(2)
+    load_by_hook(TrainRunner(model), file)
+    assert_holds(model, file['state_dict'], but='conv_seg')
+    assert '2 as initialised (decode_head.conv_seg.weight' in messages[-1]
+    with pytest.raises(CheckpointError, match='without the heads that the config needs'):
+        load_by_hook(TestRunner(Detector(2)), file)
+
+
+def test_training_may_start_from_an_imagenet_file(messages):
+    model = Detector()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    file = imagenet_file(model.backbone, token_label=True)
+    load_by_hook(TrainRunner(model), dict(file))
+    weights = {f'backbone.{n}': t for n, t in file['model'].items()}
+    heads = {n: t for n, t in before.items() if n.startswith(('neck', 'decode', 'backbone.extra'))}
+    assert_holds(model, {**weights, **heads})
+    assert 'as initialised' in messages[-1]
+    with pytest.raises(CheckpointError, match=r'ImageNet classifier.*without the heads'):
+        load_by_hook(TestRunner(model), dict(file))
+
+
+def test_a_detector_of_another_kind_is_named():
+    file = detector_file(Detector())
+    moved = {
+        n.replace('decode_head.', 'roi_head.mask_head.'): t for n, t in file['state_dict'].items()
+    }
+    with pytest.raises(
+        CheckpointError, match=r'weights of .*Mask R-CNN; the config builds Semantic'
+    ):
+        load_by_hook(TestRunner(Detector()), {'state_dict': moved})
+
+
+def test_a_file_without_training_state_cannot_be_resumed():
+    runner = TrainRunner(Detector(), resume=True)
+    with pytest.raises(CheckpointError, match=r'optimizer, param_schedulers, message_hub, iter\).*'
+                       'cannot be resumed; to start from its weights use load_from'):  # fmt: skip
+        load_by_hook(runner, detector_file(Detector()))
+
+
+def test_a_checkpoint_without_a_source_still_says_something():
+    with pytest.raises(CheckpointError, match='the checkpoint: holds no weights'):
+        fit_checkpoint(Detector(), {'meta': {}}, training=False)
+
+
+def test_features_are_the_same_after_a_released_file(path):
+    """By way of the golden recipe: random weights, not constants."""
+    source = RMT(MINI).eval()
+    source.load_state_dict(recipe_state_dict(source))
+    torch.save({'model': with_tables(source.state_dict(), source)}, path)
+    model = RMT(MINI).eval()
+    load_backbone(model, path)
+    image = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for ours, theirs in zip(model(image), source(image), strict=True):
+            assert torch.equal(ours, theirs)

@@ -1,0 +1,125 @@
+"""Recognition by names and shapes, and that those are the released ones."""
+
+import pytest
+import torch
+from released_files import MINI, classifier, imagenet_file, names_digest, numbered, with_tables
+
+from backbone import RMT, VARIANTS
+from backbone.released import describe, preview, relpos_tables, unwrap
+from backbone.safe_load import CheckpointError
+
+# SHA-256 of the sorted lines "name [shape]" of the released state dicts:
+# (downstream backbone, ImageNet's top, token labelling's top)
+OFFICIAL = {
+    'tiny': (
+        '73f1b90880c24a8cc801e317854b28823c9fce54b3652c864025d36794d73c74',
+        '8a2cabb77fd396e05315d7ce746352597d2cb7f2538695d93ff3bbfbfadd7254',
+        '7500ef7269464263225d045a5f59c8814ed59e6e8c978b72496c2f557aa3f08e',
+    ),
+    'small': (
+        '31fd76dce58a85e02152901dd92d6964d40680d2d2beeedbcd5f6fd2b4b47a56',
+        '8a2cabb77fd396e05315d7ce746352597d2cb7f2538695d93ff3bbfbfadd7254',
+        '7500ef7269464263225d045a5f59c8814ed59e6e8c978b72496c2f557aa3f08e',
+    ),
+    'base': (
+        'd228d2a6eddfef19ec1a8c0b552393a528a7db5e1576b18a115fd08be0f2e726',
+        '8a2cabb77fd396e05315d7ce746352597d2cb7f2538695d93ff3bbfbfadd7254',
+        '7500ef7269464263225d045a5f59c8814ed59e6e8c978b72496c2f557aa3f08e',
+    ),
+    'large': (
+        'f56c9802df49336305dff28800b12fd0780aa06a91bd7414059e99996cc4cfa4',
+        'e319b6e55d5908406adc626b762c13171e3a62c11e0023744c4ae76aa0c56f4a',
+        '1d8cbbf79c033cf0c79f5717774ddcc0ee4c32722d1cbd29eb9d4fe30fca4b97',
+    ),
+}
+
+
+@pytest.fixture(scope='module', params=VARIANTS)
+def model(request):
+    return RMT(request.param)
+
+
+def test_names_and_shapes_are_the_released_ones(model):
+    arch = next(name for name, variant in VARIANTS.items() if variant is model.variant)
+    found = (
+        names_digest(with_tables(model.state_dict(), model)),
+        names_digest(classifier(model.variant.channels[-1], token_label=False)),
+        names_digest(classifier(model.variant.channels[-1], token_label=True)),
+    )
+    assert found == OFFICIAL[arch]
+
+
+def test_every_variant_and_kind_is_recognised(model):
+    letter = model.variant.letter
+    weights = dict(model.state_dict())
+    top = classifier(model.variant.channels[-1], token_label=True)
+    plain = classifier(model.variant.channels[-1], token_label=False)
+    assert str(describe(weights)) == f'RMT-{letter} backbone'
+    assert describe({**weights, **top}).kind == 'token_label'
+    assert describe({**weights, **plain}).kind == 'imagenet'
+    assert describe({**weights, **plain}).num_classes == 1000
+    in_detector = {f'backbone.{name}': tensor for name, tensor in weights.items()}
+    assert describe(in_detector).size == f'RMT-{letter}'
+    assert describe(in_detector).kind == 'other'
+
+
+def test_another_size_is_described_by_its_channels_and_depths():
+    description = describe(RMT(MINI).state_dict())
+    assert description.arch == ''
+    assert 'channels 16, 24, 32, 48; depths [1, 1, 2, 1]' in str(description)
+
+
+def test_what_is_no_rmt_is_said_to_be_none():
+    assert str(describe({'fc.weight': torch.zeros(3, 3)})) == 'weights of something else than RMT'
+    assert describe({}).kind == ''
+
+
+def test_tables_follow_the_formula():
+    tables = relpos_tables(VARIANTS['tiny'])
+    angle, decay = tables['layers.0.Relpos.angle'], tables['layers.0.Relpos.decay']
+    assert angle.tolist() == pytest.approx(
+        [10000 ** -(j // 2 / 7) for j in range(16)], rel=1e-5
+    )  # 8 pairs
+    expected = [torch.log(torch.tensor(1 - 2.0 ** (-2 - 4 * m / 4))).item() for m in range(4)]
+    assert decay.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize('wrap', [
+    lambda weights: {'model': weights, 'epoch': 1},
+    lambda weights: {'meta': {}, 'state_dict': weights},
+    lambda weights: weights,
+    lambda weights: {'state_dict': {f'module.{n}': t for n, t in weights.items()}},
+    lambda weights: {f'module.module.{n}': t for n, t in weights.items()},
+])  # fmt: skip
+def test_weights_are_found_however_they_are_wrapped(wrap):
+    weights = numbered(RMT(MINI))
+    assert unwrap(wrap(weights), 'x').keys() == weights.keys()
+
+
+def test_model_ema_is_taken_when_asked():
+    file = imagenet_file(RMT(MINI))
+    first = 'patch_embed.proj.0.weight'
+    assert unwrap(file, 'x')[first].flatten()[0] == 1
+    assert unwrap(file, 'x', 'model_ema')[first].flatten()[0] == 0.5
+
+
+@pytest.mark.parametrize(('checkpoint', 'words'), [
+    ({}, 'holds no weights'),
+    ({'state_dict': {}}, 'holds no weights, only state_dict'),
+    ({'model': {'a': 1}}, "'a' is a int"),
+    ({'state_dict': {'a': torch.zeros(2, 2).to_sparse()}}, 'a is not a plain dense tensor'),
+    ({'a': torch.zeros(1).expand(10**6)}, 'stretched over a smaller storage'),
+])  # fmt: skip
+def test_what_holds_no_plain_weights_is_refused(checkpoint, words):
+    with pytest.raises(CheckpointError, match=f'file.pth: .*{words}'):
+        unwrap(checkpoint, 'file.pth')
+
+
+def test_a_missing_key_is_refused_and_the_present_ones_listed():
+    with pytest.raises(CheckpointError, match="no weights under 'ema', only model, epoch"):
+        unwrap({'model': numbered(RMT(MINI)), 'epoch': 1}, 'file.pth', 'ema')
+
+
+def test_long_lists_are_cut():
+    assert preview(['a', 'b', 'c', 'd', 'e']) == 'a, b, c, and 2 more'
+    assert preview([]) == 'nothing'

@@ -1,0 +1,263 @@
+"""Tell what a weights file is, and make a clean, complete, safe one of it.
+
+    python tools/convert_checkpoint.py --inspect FILE
+    python tools/convert_checkpoint.py IN OUT.pth
+    python tools/convert_checkpoint.py IN OUT.safetensors
+    python tools/convert_checkpoint.py IN OUT.pth --drop-head      # to fine-tune on own classes
+    python tools/convert_checkpoint.py IN OUT.pth --to released    # for the released code
+
+IN is a file in the released layout (ImageNet, detector or segmentor) or one of this project. The
+kind, variant and class count are recognised. OUT is written only if every tensor is accounted for.
+"""
+
+import argparse
+import os
+
+import cli
+import torch
+from mmengine import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import Tensor, nn
+
+from backbone import RMT
+from backbone.checkpoint import CheckpointError, Fit, fit
+from backbone.export import (
+    LAYOUTS,
+    class_layers,
+    describe_source,
+    released_tables,
+    write_checkpoint,
+)
+from backbone.released import (
+    BACKBONE_KINDS,
+    CLASSIFIER,
+    KINDS,
+    Description,
+    class_names,
+    describe,
+    is_derived,
+    preview,
+    split_backbone,
+    unwrap,
+)
+from backbone.safe_load import Checkpoint, read_checkpoint, sha256_of
+from backbone.variants import VARIANTS
+
+CONFIGS = {  # the config of a kind; every one of a kind and variant builds the same model
+    'mask_rcnn': 'det_configs/mask_rcnn_rmt_{}_fpn_*_coco.py',
+    'cascade_mask_rcnn': 'det_configs/cascade_mask_rcnn_rmt_{}_fpn_*_coco.py',
+    'retinanet': 'det_configs/retinanet_rmt_{}_fpn_*_coco.py',
+    'fpn': 'seg_configs/fpn_rmt_{}_*_ade20k.py',
+    'upernet': 'seg_configs/upernet_rmt_{}_*_ade20k.py',
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    if args.inspect:
+        inspect(args.input, args.ema)
+    else:
+        convert(args)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('input', metavar='IN', help='.pth or .safetensors file')
+    parser.add_argument('output', metavar='OUT', nargs='?', help='file to write; must not exist')
+    parser.add_argument('--inspect', action='store_true', help='only tell what IN is')
+    parser.add_argument('--arch', choices=VARIANTS, help='refuse IN if it is of another variant')
+    parser.add_argument('--config', help='check IN against the model of this config')
+    parser.add_argument(
+        '--to',
+        choices=LAYOUTS,
+        help="layout of OUT: ours, or that of the released files (default: by OUT's ending)",
+    )
+    parser.add_argument('--ema', action='store_true', help="take 'model_ema' of an ImageNet file")
+    parser.add_argument(
+        '--drop-head',
+        action='store_true',
+        help='leave out the layers whose size is the class count, to train them on own classes',
+    )
+    args = parser.parse_args(argv)
+    if not args.inspect and args.output is None:
+        parser.error('give OUT, or --inspect to only look')
+    return args
+
+
+# --- telling -------------------------------------------------------------------------------------
+
+
+def inspect(path: str, ema: bool = False) -> None:
+    """Print kind, variant, parameters, epoch, class count and what else is inside."""
+    checkpoint = read_checkpoint(path)
+    state_dict = unwrap(checkpoint, path, 'model_ema' if ema else None)
+    description = describe(state_dict)
+    meta = checkpoint.get('meta') if isinstance(checkpoint.get('meta'), dict) else {}
+    own = meta.get('rmt', {})
+    classes = class_names(meta)
+    released = VARIANTS[description.arch].released_name if description.arch else ''
+    with open(path, 'rb') as file:
+        sha256 = sha256_of(file)
+    lines = {
+        'file': f'{path} ({os.path.getsize(path):,} bytes)',
+        'sha256': sha256,
+        'kind': KINDS[description.kind][0] if description.kind else 'unknown',
+        'variant': description.size + (f' (released as {released})' if released else ''),
+        'parameters': f'{count_parameters(state_dict):,} in {len(state_dict)} tensors',
+        'type': ', '.join(
+            sorted({str(t.dtype).removeprefix('torch.') for t in state_dict.values()})
+        ),
+        'classes': str(description.num_classes or '')
+        + (f' ({preview(classes, 5)})' if classes else ''),
+        'epoch': str(checkpoint.get('epoch', meta.get('epoch', own.get('epoch', '')))),
+        'written by': ', '.join(f'{k} {meta[k]}' for k in meta if str(k).endswith('_version')),
+        'converted': f'from {own.get("source")} on {own.get("date")}' if own else '',
+        'left out': preview(own.get('dropped_head', ())) if own.get('dropped_head') else '',
+        'also inside': ', '.join(others(checkpoint, state_dict)),
+        'complete': completeness(state_dict, description, path),
+    }
+    for name, text in lines.items():
+        if text:
+            print(f'{name:>12}: {text}')
+
+
+def completeness(state_dict: dict[str, Tensor], description: Description, path: str) -> str:
+    """Whether the backbone is whole; the heads are checked when converting or loading."""
+    if not description.arch:
+        return ''
+    try:
+        check_backbone(state_dict, description, path)
+    except CheckpointError as error:
+        return f'no: {str(error).removeprefix(path)[2:]}'
+    return 'the backbone is'
+
+
+def others(checkpoint: Checkpoint, state_dict: dict[str, Tensor]) -> list[str]:
+    """What a file holds besides the weights."""
+    found = [name for name in ('optimizer', 'model_ema', 'message_hub') if name in checkpoint]
+    skip = {*found, 'state_dict', 'model', 'meta', 'epoch', *state_dict}
+    found += [str(name) for name in checkpoint if name not in skip]
+    if any(is_derived(name) for name in state_dict):
+        found.append('derived tables (Relpos)')
+    return found
+
+
+def count_parameters(state_dict: dict[str, Tensor]) -> int:
+    """Learned numbers: neither running statistics nor derived tables."""
+    buffers = ('running_mean', 'running_var', 'num_batches_tracked')
+    learned = (n for n in state_dict if not n.endswith(buffers) and not is_derived(n))
+    return sum(state_dict[name].numel() for name in learned)
+
+
+# --- converting ----------------------------------------------------------------------------------
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Write OUT, or raise and write nothing.
+
+    Raises:
+        CheckpointError: IN is refused, or OUT exists.
+    """
+    if os.path.lexists(args.output):
+        raise CheckpointError(f'{args.output}: exists; give another name or move it away')
+    layout = args.to or ('safetensors' if args.output.endswith('.safetensors') else 'pth')
+    checkpoint = read_checkpoint(args.input)
+    state_dict = unwrap(checkpoint, args.input, 'model_ema' if args.ema else None)
+    description = describe(state_dict)
+    print(f'{args.input}: {description}')
+    if args.arch and args.arch != description.arch:
+        wanted = VARIANTS[args.arch].letter
+        raise CheckpointError(
+            f'{args.input}: these are {description}; --arch asks for RMT-{wanted}'
+        )
+    result = check(state_dict, description, args)
+
+    kept = {n: t for n, t in state_dict.items() if not is_derived(n) and not is_top(n)}
+    dropped = [name for name in state_dict if name not in kept]
+    kept |= {name: result.state_dict[name] for name in result.filled}
+    dropped_head = class_layers(kept, description, args.input) if args.drop_head else []
+    for name in dropped_head:
+        del kept[name]
+    for name, tensor in kept.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f'{args.input}: {name} holds NaN or infinity')
+    if layout == 'released':
+        kept |= released_tables(kept, description)
+    meta = describe_source(checkpoint, description, dropped_head, kept, args.input)
+    write_checkpoint(args.output, kept, meta, layout, description.kind)
+
+    print(f'  matched: {len(state_dict) - len(dropped)} tensors; renamed: none')
+    print(f'  dropped: {preview(dropped + dropped_head + others(checkpoint, {}), 12)}')
+    print(f'  filled: {preview(result.filled, 12)}')
+    with open(args.output, 'rb') as file:
+        print(f'{args.output}: {len(kept)} tensors, sha256 {sha256_of(file)}')
+
+
+def is_top(name: str) -> bool:
+    """Whether this belongs to the classifier on top of an ImageNet backbone."""
+    return name.startswith(CLASSIFIER)
+
+
+def check(state_dict: dict[str, Tensor], description: Description, args: argparse.Namespace) -> Fit:
+    """Hold the file against the model of --config, or the one its kind and variant call for."""
+    is_backbone = description.kind in BACKBONE_KINDS
+    if args.config is None and is_backbone and description.arch:
+        return check_backbone(state_dict, description, args.input)
+    if args.config is not None:
+        config = args.config
+    elif description.arch and description.kind in CONFIGS:
+        letter = VARIANTS[description.arch].letter.lower()
+        found = sorted(cli.ROOT.glob(CONFIGS[description.kind].format(letter)))
+        if not found:
+            raise CheckpointError(f'{args.input}: there is no config of this kind and variant here')
+        config = str(found[0])
+    else:
+        raise CheckpointError(
+            f'{args.input}: {description}; give the --config that builds its model'
+        )
+    # the class count is the file's own choice, unless a config is there to be compared with
+    num_classes = description.num_classes if args.config is None or args.drop_head else None
+    model = build(config, None if is_backbone else num_classes)
+    if is_backbone:
+        model = model.backbone
+        state_dict, _ = split_backbone(state_dict)
+    return fit(model, state_dict, args.input, optional=is_output_norm if is_backbone else never)
+
+
+def check_backbone(state_dict: dict[str, Tensor], description: Description, path: str) -> Fit:
+    kept, _ = split_backbone(state_dict)
+    is_backbone = description.kind in BACKBONE_KINDS
+    model = RMT(description.arch)
+    return fit(model, kept, path, optional=is_output_norm if is_backbone else never)
+
+
+def is_output_norm(name: str) -> bool:
+    return name.startswith('extra_norms.')
+
+
+def never(name: str) -> bool:
+    return False
+
+
+def build(path: str, num_classes: int | None) -> nn.Module:
+    """The model of a config, with another class count if one is given."""
+    config = Config.fromfile(cli.find_config(path))
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    if num_classes is not None:
+        set_num_classes(config.model, num_classes)
+    return MODELS.build(config.model)
+
+
+def set_num_classes(node: object, num_classes: int) -> None:
+    if isinstance(node, dict):
+        if 'num_classes' in node:
+            node['num_classes'] = num_classes
+        node = list(node.values())
+    for child in node if isinstance(node, list) else ():
+        set_num_classes(child, num_classes)
+
+
+if __name__ == '__main__':
+    cli.run(main)
