@@ -160,6 +160,8 @@ def _merge(cfg: Config, options: dict) -> None:
             hint = f'; did you mean {near[0]}?' if near else ''
             raise UserError(f'--cfg-options {key}: the config has no {top}{hint}')
     for key, value in options.items():
+        if isinstance(value, list) and isinstance(_at(cfg, key), tuple):
+            value = tuple(value)  # scale=1333,800 means (1333, 800): mmcv refuses the list
         try:
             cfg.merge_from_dict({key: value})
         except (KeyError, TypeError, ValueError, AssertionError, IndexError) as error:
@@ -174,9 +176,10 @@ def _at(cfg: Config, dotted: str) -> object:
     """The value at a dotted key, None where there is none."""
     node = cfg
     for name in dotted.split('.'):
-        node = node.get(name) if isinstance(node, dict) or node is cfg else None
-        if node is None:
-            return None
+        if isinstance(node, (list, tuple)):
+            node = node[int(name)] if name.isdigit() and int(name) < len(node) else None
+        else:
+            node = node.get(name) if isinstance(node, (dict, Config)) else None
     return node
 
 

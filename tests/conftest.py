@@ -1,0 +1,141 @@
+"""Fixtures that several test files share: where real data lies, tiny data, and running a tool."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from tiny_data import write_ade, write_coco
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ROOT / 'tools'
+sys.path.insert(0, str(TOOLS))
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+DATASETS = Path(os.environ.get('RMT_DATASETS', ROOT.parent / 'shared' / 'datasets'))
+
+
+def _real(path: Path) -> Path:
+    if not path.is_dir():
+        pytest.skip(f'real data is absent: {path} (RMT_DATASETS names another place)')
+    return path
+
+
+@pytest.fixture(scope='session')
+def coco_root() -> Path:
+    """A part of COCO 2017, laid out as COCO is; skips where there is none."""
+    return _real(DATASETS / 'coco')
+
+
+@pytest.fixture(scope='session')
+def ade_root() -> Path:
+    """A part of ADE20K, laid out as ADE20K is; skips where there is none."""
+    return _real(DATASETS / 'ade' / 'ADEChallengeData2016')
+
+
+@pytest.fixture(scope='session')
+def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four noise images in COCO's layout, with COCO's 80 categories; to read, not to change."""
+    return write_coco(tmp_path_factory.mktemp('tiny_coco'))
+
+
+@pytest.fixture(scope='session')
+def tiny_ade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in ADE20K's layout."""
+    return write_ade(tmp_path_factory.mktemp('tiny_ade'))
+
+
+DET_CONFIG = 'det_configs/mask_rcnn_rmt_t_fpn_1x_coco.py'
+SEG_CONFIG = 'seg_configs/fpn_rmt_t_80k_ade20k.py'
+
+
+def _loaders(root: Path, batch: int) -> list[str]:
+    return [
+        f'data_root={root}',
+        f'train_dataloader.batch_size={batch}',
+        *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val', 'test')),
+        *(f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val', 'test')),
+        'default_hooks.logger.interval=1',
+        'randomness.seed=0',
+    ]
+
+
+@pytest.fixture(scope='session')
+def tiny_det(tiny_coco: Path) -> list[str]:
+    """``--cfg-options`` that make DET_CONFIG an affair of seconds: 128 px, few proposals."""
+    return [
+        *_loaders(tiny_coco, 2),
+        'train_dataloader.dataset.pipeline.2.scale=(128,96)',
+        'val_dataloader.dataset.pipeline.1.scale=(128,96)',
+        'test_dataloader.dataset.pipeline.1.scale=(128,96)',
+        'train_cfg.max_epochs=1',
+        'model.train_cfg.rpn_proposal.max_per_img=20',
+        'model.train_cfg.rcnn.sampler.num=16',
+        'model.test_cfg.rpn.max_per_img=10',
+        # else an untrained model finds nothing, and there is nothing to evaluate
+        'model.test_cfg.rcnn.score_thr=0.0',
+        'model.test_cfg.rcnn.max_per_img=5',
+    ]
+
+
+@pytest.fixture(scope='session')
+def tiny_seg(tiny_ade: Path) -> list[str]:
+    """The same for SEG_CONFIG: two iterations at 64 px."""
+    return [
+        *_loaders(tiny_ade, 2),
+        'train_dataloader.dataset.pipeline.2.scale=(128,96)',
+        'train_dataloader.dataset.pipeline.3.crop_size=(64,64)',
+        'model.data_preprocessor.size=(64,64)',
+        'val_dataloader.dataset.pipeline.1.scale=(128,96)',
+        'test_dataloader.dataset.pipeline.1.scale=(128,96)',
+        'train_cfg.max_iters=2',
+        'train_cfg.val_interval=2',
+        'default_hooks.checkpoint.interval=2',
+    ]
+
+
+def load_tool(name: str) -> ModuleType:
+    """A script of tools/ as a module; plain ``import test`` would be the standard library's."""
+    key = f'tools_{name}'
+    if key not in sys.modules:
+        spec = importlib.util.spec_from_file_location(key, TOOLS / f'{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[key] = module
+        spec.loader.exec_module(module)
+    return sys.modules[key]
+
+
+@pytest.fixture
+def run_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run ``tools/NAME.py`` in this process with arguments; returns the exit status."""
+
+    def run(name: str, *arguments: object) -> int:
+        import cli
+
+        monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, arguments)])
+        monkeypatch.delenv('LOCAL_RANK', raising=False)
+        try:
+            cli.run(load_tool(name).main)
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return run
+
+
+def run_command(*command: object, cwd: Path, **env: str) -> subprocess.CompletedProcess:
+    """Run a command as a user would, with one thread; output as text."""
+    return subprocess.run(
+        [str(word) for word in command],
+        cwd=cwd,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )

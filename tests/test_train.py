@@ -1,0 +1,85 @@
+"""tools/train.py: it trains, evaluates, resumes, says what it does; detection and segmentation."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import DET_CONFIG, ROOT, SEG_CONFIG, run_command
+
+
+def logged(work_dir: Path) -> str:
+    """What the newest run in ``work_dir`` logged."""
+    return max(work_dir.glob('*/*.log')).read_text()
+
+
+def losses(work_dir: Path) -> list[float]:
+    rows = max(work_dir.glob('*/vis_data/*.json')).read_text().splitlines()
+    return [json.loads(row)['loss'] for row in rows if '"loss"' in row]
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_det: list[str]) -> Path:
+    """A work directory after one epoch, started by a user from some other directory."""
+    cwd = tmp_path_factory.mktemp('elsewhere')
+    command = (sys.executable, ROOT / 'tools/train.py', DET_CONFIG, '--cfg-options', *tiny_det)
+    done = run_command(*command, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return cwd / 'work_dirs' / Path(DET_CONFIG).stem
+
+
+def test_trains_and_evaluates_from_any_directory(trained: Path) -> None:
+    assert (trained / 'epoch_1.pth').is_file()
+    assert 'coco/bbox_mAP' in logged(trained)
+    assert 'coco/segm_mAP' in logged(trained)
+
+
+def test_log_says_the_learning_rate_from_what_to_what(trained: Path) -> None:
+    assert 'Learning rate: 0.0001 at 16 images a step -> 1.25e-05 at 2.' in logged(trained)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='about machines without a GPU')
+def test_float16_config_trains_in_float32_without_a_gpu(trained: Path) -> None:
+    assert 'No GPU: training in float32 instead of float16.' in logged(trained)
+
+
+def test_resumes_at_the_right_epoch(
+    trained: Path, tiny_det: list[str], run_tool: Callable[..., int]
+) -> None:
+    options = [*tiny_det, 'train_cfg.max_epochs=2']
+    arguments = ('--work-dir', trained, '--resume', '--cfg-options', *options)
+    assert run_tool('train', DET_CONFIG, *arguments) == 0
+    assert 'resumed epoch: 1, iter: 2' in logged(trained)
+    assert len(losses(trained)) == 2
+
+
+def test_segmentation_trains_and_evaluates_with_the_same_tool(
+    tmp_path: Path, tiny_seg: list[str], run_tool: Callable[..., int]
+) -> None:
+    arguments = ('--work-dir', tmp_path, '--amp', '--cfg-options', *tiny_seg)
+    assert run_tool('train', SEG_CONFIG, *arguments) == 0
+    assert len(losses(tmp_path)) == 2
+    assert 'mIoU' in logged(tmp_path)
+
+
+def test_two_processes_train_and_evaluate(tmp_path: Path, tiny_det: list[str]) -> None:
+    command = (ROOT / 'tools/dist_train.sh', DET_CONFIG, 2, '--work-dir', tmp_path)
+    done = run_command(*command, '--cfg-options', *tiny_det, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = logged(tmp_path)
+    assert 'at 16 images a step -> 2.5e-05 at 4.' in text
+    assert 'coco/bbox_mAP' in text
+    if not torch.cuda.is_available():
+        assert 'SyncBN becomes BN' in text
+
+
+def test_mmdets_own_tool_trains_our_config_elsewhere(tmp_path: Path, tiny_det: list[str]) -> None:
+    import mmdet
+
+    tool = Path(mmdet.__file__).parent / '.mim/tools/train.py'
+    command = (sys.executable, tool, ROOT / DET_CONFIG, '--work-dir', tmp_path)
+    done = run_command(*command, '--cfg-options', *tiny_det, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / 'epoch_1.pth').is_file()
