@@ -34,7 +34,7 @@ class RMT(BaseModule):
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         attention: how attention is computed, a name in :mod:`backbone.retention`.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a backbone file completely or
-            raises.
+            raises; ``key='model_ema'`` takes the averaged weights of an ImageNet file.
 
     Attributes:
         out_channels: channels of each returned feature.
@@ -122,7 +122,7 @@ class RMT(BaseModule):
             CheckpointError: the file is missing, unsafe, or not the weights of this model.
         """
         if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
-            load_backbone(self, self.init_cfg['checkpoint'])
+            load_backbone(self, self.init_cfg['checkpoint'], self.init_cfg.get('key'))
             self._is_init = True
         else:
             super().init_weights()

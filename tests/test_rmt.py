@@ -11,6 +11,7 @@ from oracle import Oracle
 from torch import nn
 
 from backbone import RMT, VARIANTS
+from backbone.checkpoint import CheckpointError
 
 # every feature of the large variants, odd head counts: seconds instead of minutes
 MINI = dict(
@@ -303,3 +304,28 @@ def test_position_tables_are_made_once_a_stage_and_never_saved(monkeypatch):
     model(image(batch=2))
     assert len(calls) == 4
     assert not [n for n in model.state_dict() if 'positions' in n]
+
+
+@pytest.mark.parametrize(('key', 'start'), [(None, 1.0), ('model_ema', 2.0)])
+def test_init_cfg_loads_the_file_and_the_part_of_it_that_it_names(tmp_path, key, start):
+    source = RMT(MINI)
+    files = {
+        part: {n: torch.full_like(t, value) for n, t in source.state_dict().items()}
+        for part, value in (('model', 1.0), ('model_ema', 2.0))
+    }
+    torch.save(files, tmp_path / 'weights.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'))
+    model = RMT(MINI, init_cfg=init_cfg | ({'key': key} if key else {}))
+    model.init_weights()
+    for name, tensor in model.state_dict().items():
+        assert (tensor == start).all(), name
+
+
+def test_init_weights_never_falls_back_to_noise(tmp_path):
+    state = RMT(MINI).state_dict()
+    del state['layers.2.blocks.1.ffn.fc1.weight']
+    torch.save({'model': state}, tmp_path / 'weights.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'))
+    model = RMT(MINI, init_cfg=init_cfg)
+    with pytest.raises(CheckpointError, match=r'layers\.2\.blocks\.1\.ffn\.fc1\.weight'):
+        model.init_weights()
