@@ -4,17 +4,14 @@ import contextlib
 import io
 import json
 import os
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import shapes_dataset as shapes
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-
-sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
-import shapes_dataset as shapes
 
 COUNTS = dict(train=60, val=24)
 

@@ -1,0 +1,74 @@
+#!/usr/bin/env python
+"""Write the annotations of some images of a COCO file to a new one, which evaluates by itself.
+
+mmdet's `indices` shortens a dataset, but CocoMetric goes on asking for every image of the
+annotation file. With a shorter file both agree:
+
+    python tools/coco_subset.py data/coco/annotations/instances_train2017.json eight.json --count 8
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import cli
+
+
+def read_coco(path: str | os.PathLike) -> dict:
+    """The content of an annotation file with the three lists that this module needs."""
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+        for part in ('images', 'annotations', 'categories'):
+            if not isinstance(content[part], list):
+                raise TypeError(f'"{part}" is no list')
+    except OSError as error:
+        raise cli.UserError(f'{path}: {error.strerror}; a COCO-format file is needed') from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise cli.UserError(f'{path}: no COCO annotation file: {cli.one_line(error)}') from error
+    return content
+
+
+def subset(content: dict, count: int) -> dict:
+    """The first `count` images that have objects (not only crowds), with all their annotations."""
+    with_objects = {a['image_id'] for a in content['annotations'] if not a.get('iscrowd')}
+    images = [i for i in content['images'] if i['id'] in with_objects][:count]
+    if len(images) < count:
+        raise cli.UserError(f'{count} images with objects wanted, the file has {len(images)}')
+    kept = {image['id'] for image in images}
+    annotations = [a for a in content['annotations'] if a['image_id'] in kept]
+    return {**content, 'images': images, 'annotations': annotations}
+
+
+def write_coco(content: dict, path: str | os.PathLike) -> None:
+    """Write an annotation file; what is there stays whole until the new one is."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f'{path.name}.{os.getpid()}')
+    try:
+        fresh.write_text(json.dumps(content))
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('annotations', help='a COCO annotation file')
+    parser.add_argument('out', help='file to write')
+    parser.add_argument('--count', type=int, required=True, help='images to keep')
+    args = parser.parse_args()
+    if args.count < 1:
+        raise cli.UserError(f'--count {args.count}: must be at least 1')
+    content = subset(read_coco(args.annotations), args.count)
+    try:
+        write_coco(content, args.out)
+    except OSError as error:
+        raise cli.UserError(f'{args.out}: {error.strerror}') from error
+    print(f'{args.out}: {args.count} images, {len(content["annotations"])} annotations')
+
+
+if __name__ == '__main__':
+    cli.run(main)

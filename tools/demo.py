@@ -1,0 +1,219 @@
+#!/usr/bin/env python
+"""Train, evaluate and show RMT-T on a small problem, from nothing, on any machine.
+
+`make demo` is `demo.py detection`: Mask R-CNN on the built-in shapes, or on `--data DIR` in COCO's
+layout. `make demo-seg` is `demo.py segmentation`: Semantic FPN on the same scenes.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cli
+import demo_pictures
+import preflight
+import shapes_dataset
+import torch
+from coco_subset import read_coco, subset, write_coco
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+MOST_VAL_IMAGES = 100  # of a directory given by --data: an image takes a third of a second
+# columns of the summary, and how CocoMetric's names end
+COLUMNS = dict(AP='', AP50='_50', AP75='_75', small='_s', medium='_m', large='_l')
+
+
+@dataclass(frozen=True)
+class Task:
+    """What differs between the two demos."""
+
+    title: str
+    config: str
+    shapes: str  # where the built-in dataset lies, below the project
+    work_dir: str
+    ade: bool
+
+
+TASKS = {
+    'detection': Task(
+        'Mask R-CNN with RMT-T',
+        'det_configs/shapes/mask_rcnn_rmt_t_fpn_shapes.py',
+        'data/shapes',
+        'work_dirs/demo',
+        ade=False,
+    ),
+    'segmentation': Task(
+        'Semantic FPN with RMT-T',
+        'seg_configs/shapes/fpn_rmt_t_shapes.py',
+        'data/shapes_ade',
+        'work_dirs/demo-seg',
+        ade=True,
+    ),
+}
+
+
+def say(text: str) -> None:
+    print(f'\n== {text}', flush=True)
+
+
+def load_config(task: Task, data: Path, work_dir: Path, options: dict) -> Config:
+    """The task's config on the dataset at `data`."""
+    args = argparse.Namespace(
+        config=str(cli.ROOT / task.config),
+        cfg_options={**options, 'data_root': str(data)},
+        work_dir=str(work_dir),
+        launcher='none',
+        local_rank=0,
+    )
+    return cli.load_config(args)
+
+
+def fit_to_coco(cfg: Config, data: Path, work_dir: Path) -> None:
+    """Give the config the classes of a COCO directory, and a short val split of a long one."""
+    files = {s: data / f'annotations/instances_{s}2017.json' for s in ('train', 'val')}
+    for path in (*files.values(), data / 'train2017', data / 'val2017'):
+        if not path.exists():
+            raise cli.UserError(
+                f'{path}: not found; --data (DATA=) takes a directory with train2017/, val2017/, '
+                'annotations/instances_{train,val}2017.json'
+            )
+    content = read_coco(files['val'])
+    classes = [category['name'] for category in content['categories']]
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.metainfo = dict(classes=classes)
+    for head in (cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
+        head.num_classes = len(classes)
+    if len(content['images']) > MOST_VAL_IMAGES:
+        short = work_dir / f'val_{MOST_VAL_IMAGES}.json'
+        write_coco(subset(content, MOST_VAL_IMAGES), short)
+        say(f'evaluating on {MOST_VAL_IMAGES} of {len(content["images"])} images: {short}')
+        for name in ('val', 'test'):
+            cfg[f'{name}_dataloader'].dataset.ann_file = str(short)
+            cfg[f'{name}_evaluator'].ann_file = str(short)
+
+
+def read_scalars(runner: Runner) -> list[dict]:
+    """The log of a finished run: a dict for each line, training and evaluation mixed."""
+    path = Path(runner.log_dir) / 'vis_data' / 'scalars.json'
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def evaluations(scalars: list[dict], last: int) -> list[dict]:
+    """Of a run's log, the evaluations: `step` and metrics, oldest first, `last` the final step.
+
+    Without a single detection CocoMetric says nothing; its AP is 0.
+    """
+    found = [line for line in scalars if 'coco/bbox_mAP' in line or 'mIoU' in line]
+    if not found or found[-1]['step'] < last:
+        print('no detection at all: AP is 0')
+        keys = [f'coco/{kind}_mAP{end}' for kind in ('bbox', 'segm') for end in COLUMNS.values()]
+        found.append({'step': last, **dict.fromkeys(keys, 0.0)})
+    return found
+
+
+def summary(metrics: dict) -> str:
+    """The metrics as a table."""
+    if 'mIoU' in metrics:
+        names = ('mIoU', 'mAcc', 'aAcc')
+        return '\n'.join(f'{name:6s}{metrics[name]:8.2f} %' for name in names)
+    lines = ['      ' + ''.join(f'{name:>8s}' for name in COLUMNS)]
+    for name, key in (('box', 'bbox'), ('mask', 'segm')):
+        values = [metrics.get(f'coco/{key}_mAP{end}', float('nan')) for end in COLUMNS.values()]
+        lines.append(f'{name:6s}' + ''.join(f'{value:8.3f}' for value in values))
+    return '\n'.join(lines)
+
+
+def run(
+    task: Task,
+    data: str | None = None,
+    work_dir: str | None = None,
+    options: dict | None = None,
+    counts: dict[str, int] | None = None,
+) -> dict:
+    """Make the data, train, evaluate, draw; returns what is written to `results.json`.
+
+    `options` changes the config, `counts` the number of built-in scenes of each split.
+    """
+    start = time.perf_counter()
+    out = Path(work_dir or cli.ROOT / task.work_dir)
+    root = Path(data or cli.ROOT / task.shapes)
+    say(f'1/4 data: {root}')
+    if data is None:
+        made = shapes_dataset.make_dataset(root, task.ade, counts)
+        print(f'built-in shapes, {"made" if made else "there already"}', flush=True)
+    cfg = load_config(task, root, out, options or {})
+    if not task.ade:
+        fit_to_coco(cfg, root, out)
+    preflight.check_data(cfg, ('train', 'val'))
+
+    cores = len(os.sched_getaffinity(0))
+    say(
+        f'2/4 training: {task.title}, {cfg.train_cfg.max_iters} iterations of '
+        f'{cfg.train_dataloader.batch_size} images from random weights, on {cores} cores, and '
+        'evaluating on images it never sees; "eta" is the time left'
+    )
+    runner = cli.build_runner(cfg)
+    preflight.build_loops(runner, ('train', 'val'))
+    trained = time.perf_counter()
+    runner.train()
+    trained = time.perf_counter() - trained
+    scalars = read_scalars(runner)
+    found = evaluations(scalars, runner.iter)
+
+    say('3/4 pictures')
+    demo_pictures.draw_curves(scalars, found, out / 'curves.png')
+    demo_pictures.draw_predictions(runner, out / 'predictions.png')
+
+    results = dict(
+        task=task.title,
+        config=task.config,
+        data='built-in shapes' if data is None else str(data),
+        images=dict(
+            train=len(runner.train_dataloader.dataset), val=len(runner.val_dataloader.dataset)
+        ),
+        iterations=cfg.train_cfg.max_iters,
+        batch_size=cfg.train_dataloader.batch_size,
+        metrics={key: value for key, value in found[-1].items() if key != 'step'},
+        evaluations=found,
+        seconds=dict(
+            train_and_evaluate=round(trained, 1), total=round(time.perf_counter() - start, 1)
+        ),
+        # ru_maxrss is in KiB on Linux
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        machine=dict(cores=cores, processor=platform.machine(), torch=torch.__version__),
+    )
+    (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
+    say(f'4/4 result on {results["images"]["val"]} images not trained on')
+    print(summary(results['metrics']))
+    print(
+        f'{results["seconds"]["total"]:.0f} s in all, {trained:.0f} s of them training and '
+        f'evaluating; peak memory {results["peak_memory_bytes"] / 1e9:.1f} GB\n'
+        f'pictures: {out}/predictions.png (truth left, prediction right), {out}/curves.png\n'
+        f'numbers: {out}/results.json',
+        flush=True,
+    )
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('task', choices=TASKS)
+    parser.add_argument('--data', help='a directory in the layout of COCO; detection only')
+    parser.add_argument('--work-dir', help='for logs, weights and pictures')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    args = parser.parse_args()
+    task = TASKS[args.task]
+    if args.data and task.ade:
+        raise cli.UserError('--data: the segmentation demo runs on the built-in scenes alone')
+    run(task, args.data, args.work_dir, args.cfg_options)
+
+
+if __name__ == '__main__':
+    cli.run(main)
