@@ -1,0 +1,134 @@
+"""Mistakes end in one line on stderr, exit status 2, no traceback, and before anything is built."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cli
+import pytest
+from conftest import DET_CONFIG, ROOT, run_command
+
+
+@pytest.fixture
+def fails(
+    run_tool: Callable[..., int], capfd: pytest.CaptureFixture, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., str]:  # fmt: skip
+    """Run a tool that must refuse; returns its line."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: object) -> str:
+        assert run_tool(name, *arguments) == 2
+        errors = capfd.readouterr().err
+        assert 'Traceback' not in errors
+        lines = [line for line in errors.splitlines() if line.startswith('error: ')]
+        assert len(lines) == 1, errors
+        assert not list(tmp_path.rglob('*.pth'))
+        return lines[0].removeprefix('error: ')
+
+    return run
+
+
+def test_wrong_config_path_names_the_nearest(fails: Callable[..., str]) -> None:
+    line = fails('train', 'configs/mask_rcnn_rmt_t_1x_coco.py')
+    assert line.startswith('configs/mask_rcnn_rmt_t_1x_coco.py: no such config file')
+    assert DET_CONFIG in line
+
+
+def test_config_that_does_not_load_says_why(fails: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / 'broken.py').write_text("_base_ = 'absent.py'\n")
+    assert 'absent.py' in fails('train', 'broken.py')
+
+
+def test_config_is_found_from_the_working_directory_and_from_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.find_config(DET_CONFIG) == str(ROOT / DET_CONFIG)
+    (tmp_path / 'mine.py').write_text('')
+    assert cli.find_config('mine.py') == 'mine.py'
+
+
+@pytest.mark.parametrize(
+    ('option', 'expected'),
+    [
+        ('modle.backbone.arch=small', 'did you mean model?'),
+        ('train_dataloader.batch_size=0', 'train_dataloader.batch_size=0: must be'),
+        ('train_dataloader.batch_size=many', 'must be a whole number of at least 1'),
+        ('train_cfg.max_epochs=-3', 'train_cfg.max_epochs=-3: must be'),
+        ('train_dataloader.dataset.pipeline.9.prob=1', 'train_dataloader.dataset.pipeline.9'),
+        ('model.backbone.arch=huge', 'choose from tiny, small, base, large'),
+        ('model.backbone.depth=3', 'depth'),
+        ('model.backbone.drop_path_rate=1.5', 'drop_path_rate'),
+        ('model.type=MaskRNN', 'MaskRNN'),
+        ('load_from=absent.pth', 'checkpoint absent.pth: no such file'),
+        ('pretrained=absent.pth', 'checkpoint absent.pth: no such file'),
+    ],
+)
+def test_options_out_of_range(
+    option: str, expected: str, fails: Callable[..., str], tiny_det: list[str]
+) -> None:
+    assert expected in fails('train', DET_CONFIG, '--cfg-options', *tiny_det, option)
+
+
+def test_resume_from_a_file_that_is_not_there(
+    fails: Callable[..., str], tiny_det: list[str]
+) -> None:
+    line = fails('train', DET_CONFIG, '--resume', 'absent.pth', '--cfg-options', *tiny_det)
+    assert line.startswith('checkpoint absent.pth: no such file')
+
+
+def test_checkpoint_that_is_a_directory(fails: Callable[..., str], tiny_det: list[str]) -> None:
+    line = fails('test', DET_CONFIG, '.', '--cfg-options', *tiny_det)
+    assert line.startswith('checkpoint .: is a directory')
+
+
+def test_lists_become_tuples_where_the_config_has_one() -> None:
+    from mmengine.config import Config
+
+    cfg = Config(dict(train_pipeline=[dict(scale=(1333, 800))]))
+    cli._merge(cfg, {'train_pipeline.0.scale': [640, 480]})
+    assert cfg.train_pipeline[0].scale == (640, 480)
+
+
+def test_only_one_process_of_a_machine_speaks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    with pytest.raises(SystemExit):
+        cli.fail('wrong')
+    assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        'failed to load image: /data/7.jpg',
+        'Caught AssertionError in DataLoader worker process 1.\nOriginal Traceback (most recent '
+        'call last):\n  File "x.py", line 3\nAssertionError: failed to load image: /data/7.jpg\n',
+        "[Errno 2] No such file or directory: '/data/7.jpg'",
+    ],
+)
+def test_unreadable_image_is_named_out_of_a_worker_too(
+    text: str, capsys: pytest.CaptureFixture
+) -> None:
+    def main() -> None:
+        raise AssertionError(text)
+
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    assert capsys.readouterr().err.startswith('error: /data/7.jpg: no ')
+
+
+def test_errors_of_ours_keep_their_traceback() -> None:
+    def main() -> None:
+        raise RuntimeError('a bug')
+
+    with pytest.raises(RuntimeError, match='a bug'):
+        cli.run(main)
+
+
+def test_distributed_run_that_fails_says_it_in_one_line(tmp_path: Path) -> None:
+    done = run_command(ROOT / 'tools/dist_train.sh', 'absent.py', 2, cwd=tmp_path)
+    assert done.returncode == 2
+    assert 'Traceback' not in done.stderr
+    assert done.stderr.count('absent.py: no such config file') == 1

@@ -1,0 +1,99 @@
+"""tools/test.py: metrics as JSON, predictions, pictures; detection and segmentation."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from conftest import DET_CONFIG, ROOT, SEG_CONFIG, run_command
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+
+@pytest.fixture(scope='module')
+def checkpoints(
+    tmp_path_factory: pytest.TempPathFactory, tiny_det: list[str], tiny_seg: list[str]
+) -> dict[str, Path]:
+    """Checkpoints of untrained models, by config."""
+    folder = tmp_path_factory.mktemp('checkpoints')
+    made = {}
+    for config in (DET_CONFIG, SEG_CONFIG):
+        cfg = Config.fromfile(ROOT / config)
+        init_default_scope(cfg.default_scope)
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model)
+        made[config] = folder / f'{Path(config).stem}.pth'
+        torch.save({'meta': {}, 'state_dict': model.state_dict()}, made[config])
+    return made
+
+
+def metrics(work_dir: Path) -> dict:
+    return json.loads(next(work_dir.glob('2*/2*.json')).read_text())
+
+
+def test_detection_writes_metrics_predictions_and_pictures(
+    tmp_path: Path, tiny_coco: Path, tiny_det: list[str], checkpoints: dict[str, Path],
+    run_tool: Callable[..., int],
+) -> None:  # fmt: skip
+    out, show = tmp_path / 'out.pkl', tmp_path / 'show'
+    arguments = ('--out', out, '--show-dir', show, '--work-dir', tmp_path / 'work')
+    status = run_tool(
+        'test', DET_CONFIG, checkpoints[DET_CONFIG], *arguments, '--cfg-options', *tiny_det
+    )
+    assert status == 0
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics(tmp_path / 'work'))
+    predictions = pickle.loads(out.read_bytes())
+    names = {path.name for path in (tiny_coco / 'val2017').iterdir()}
+    assert {Path(p['img_path']).name for p in predictions} == names
+    assert {'bboxes', 'scores', 'labels', 'masks'} <= set(predictions[0]['pred_instances'])
+    assert {path.name for path in show.iterdir()} == names
+
+
+def test_segmentation_writes_metrics_predictions_and_pictures(
+    tmp_path: Path, tiny_ade: Path, tiny_seg: list[str], checkpoints: dict[str, Path],
+    run_tool: Callable[..., int],
+) -> None:  # fmt: skip
+    out, show = tmp_path / 'out.pkl', tmp_path / 'show'
+    arguments = ('--out', out, '--show-dir', show, '--work-dir', tmp_path / 'work')
+    status = run_tool(
+        'test', SEG_CONFIG, checkpoints[SEG_CONFIG], *arguments, '--cfg-options', *tiny_seg
+    )
+    assert status == 0
+    assert {'mIoU', 'aAcc', 'mAcc'} <= set(metrics(tmp_path / 'work'))
+    images = sorted((tiny_ade / 'images/validation').iterdir())
+    predictions = pickle.loads(out.read_bytes())
+    assert 'seg_logits' not in predictions[0]
+    for image, prediction in zip(images, predictions, strict=True):
+        height, width = cv2.imread(str(image)).shape[:2]
+        assert prediction['pred_sem_seg']['data'].shape[-2:] == (height, width)
+        picture = cv2.imread(str(show / f'{image.stem}.png'))
+        assert picture.shape[:2] == (height, 2 * width)  # the truth beside it
+
+
+def test_two_processes_evaluate_every_image_once(
+    tmp_path: Path, tiny_coco: Path, tiny_det: list[str], checkpoints: dict[str, Path]
+) -> None:
+    command = (ROOT / 'tools/dist_test.sh', DET_CONFIG, checkpoints[DET_CONFIG], 2)
+    arguments = ('--out', 'out.pkl', '--work-dir', 'work', '--cfg-options', *tiny_det)
+    done = run_command(*command, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 'coco/bbox_mAP' in metrics(tmp_path / 'work')
+    predictions = pickle.loads((tmp_path / 'out.pkl').read_bytes())
+    assert sorted(Path(p['img_path']).name for p in predictions) == sorted(
+        path.name for path in (tiny_coco / 'val2017').iterdir()
+    )
+
+
+def test_predictions_need_a_pickles_name(
+    tmp_path: Path, tiny_det: list[str], checkpoints: dict[str, Path],
+    run_tool: Callable[..., int], capfd: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    status = run_tool(
+        'test', DET_CONFIG, checkpoints[DET_CONFIG], '--out', tmp_path / 'out.json',
+        '--cfg-options', *tiny_det,
+    )  # fmt: skip
+    assert status == 2
+    assert 'give a file that ends in .pkl' in capfd.readouterr().err
