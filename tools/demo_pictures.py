@@ -1,5 +1,6 @@
 """The demo's pictures: curves of a run, and predictions beside the truth."""
 
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -61,11 +62,13 @@ def draw_predictions(runner: Runner, path: Path) -> None:
     """The first val images, two pairs a row: truth left, prediction right."""
     model, pairs = runner.model, []
     model.eval()
-    runner.visualizer.dataset_meta = runner.val_dataloader.dataset.metainfo
+    visualizer = runner.visualizer
+    visualizer.dataset_meta = runner.val_dataloader.dataset.metainfo
+    visualizer.alpha = 0.45
     with torch.no_grad():
         for batch in runner.val_dataloader:
             for sample in model.test_step(batch):
-                pairs.append(pair(runner.visualizer, sample))
+                pairs.append(pair(visualizer, sample))
             if len(pairs) >= PICTURES:
                 break
     height = max(image.shape[0] for image in pairs)
@@ -77,11 +80,11 @@ def draw_predictions(runner: Runner, path: Path) -> None:
     ]
     rows = [np.hstack(pairs[i : i + 2]) for i in range(0, len(pairs) - len(pairs) % 2, 2)]
     sheet = np.vstack(rows) if rows else pairs[0]
-    mmcv.imwrite(mmcv.rgb2bgr(sheet), str(path))
+    cv2.imwrite(str(path), sheet)
 
 
 def pair(visualizer, sample) -> np.ndarray:
-    """Truth and prediction of one sample beside each other, (H, 2 W, 3) RGB."""
+    """Truth and prediction of one sample beside each other, (H, 2 W, 3) BGR."""
     image = mmcv.imread(sample.img_path, channel_order='rgb')
     height = round(image.shape[0] * WIDTH / image.shape[1])
     image = cv2.resize(image, (WIDTH, height), interpolation=cv2.INTER_CUBIC)
@@ -95,8 +98,10 @@ def pair(visualizer, sample) -> np.ndarray:
             delattr(sample, kind)  # PixelData keeps its first size
             setattr(sample, kind, PixelData(data=labels[0].long().cpu()))
         options = dict(with_labels=False)
-    visualizer.add_datasample('', image, sample, **options)
-    return visualizer.get_image()
+    with tempfile.TemporaryDirectory() as folder:  # mmseg's visualizer hands its pair to no one
+        file = f'{folder}/pair.png'
+        visualizer.add_datasample('', image, sample, out_file=file, **options)
+        return cv2.imread(file)
 
 
 def enlarge(instances: InstanceData, old: tuple, new: tuple) -> InstanceData:

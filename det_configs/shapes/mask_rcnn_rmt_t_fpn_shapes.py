@@ -7,6 +7,7 @@ _base_ = '../mask_rcnn_rmt_t_fpn_1x_coco.py'
 
 data_root = 'data/shapes'  # made by tools/shapes_dataset.py
 classes = ('disc', 'square', 'triangle', 'star', 'cross')
+palette = [(230, 60, 60), (240, 220, 40), (40, 220, 90), (60, 120, 255), (230, 80, 230)]
 num_classes = len(classes)
 image_scale = (192, 192)  # the longer side
 channels = 64
@@ -61,19 +62,16 @@ test_pipeline = [
         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
     ),
 ]
+metainfo = dict(classes=classes, palette=palette)
 # Loading an image takes a hundredth of a step: a worker would only take time from the training.
 loader = dict(num_workers=0, persistent_workers=False)
 train_dataloader = dict(
     batch_size=4,
     sampler=dict(type='InfiniteSampler'),
-    dataset=dict(
-        metainfo=dict(classes=classes), filter_cfg=dict(min_size=4), pipeline=train_pipeline
-    ),
+    dataset=dict(metainfo=metainfo, filter_cfg=dict(min_size=4), pipeline=train_pipeline),
     **loader,
 )
-val_dataloader = dict(
-    dataset=dict(metainfo=dict(classes=classes), pipeline=test_pipeline), **loader
-)
+val_dataloader = dict(dataset=dict(metainfo=metainfo, pipeline=test_pipeline), **loader)
 test_dataloader = val_dataloader
 
 max_iters = 400

@@ -4,6 +4,8 @@ _base_ = '../fpn_rmt_t_80k_ade20k.py'
 
 data_root = 'data/shapes_ade'  # made by tools/shapes_dataset.py --ade
 classes = ('ground', 'disc', 'square', 'triangle', 'star', 'cross')
+palette = [(120, 120, 120), (230, 60, 60), (240, 220, 40)]
+palette += [(40, 220, 90), (60, 120, 255), (230, 80, 230)]
 size = (144, 192)  # height and width of a scene at three quarters
 channels = 64
 norm_cfg = dict(type='BN', requires_grad=True)  # no GPU: no SyncBN
@@ -43,14 +45,7 @@ dataset = dict(
     reduce_zero_label=True,
     metainfo=dict(
         classes=classes,
-        palette=[
-            (120, 120, 120),
-            (230, 60, 60),
-            (220, 200, 40),
-            (60, 190, 75),
-            (70, 110, 240),
-            (200, 70, 210),
-        ],
+        palette=palette,
     ),
 )
 train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline, **dataset), **loader)
