@@ -91,7 +91,7 @@ def _unreadable_file(error: Exception) -> str | None:
 
     A worker's error arrives as the same type with the worker's traceback as its text.
     """
-    if found := re.search(r'failed to load image: (.+)', str(error)):
+    if found := re.search(r'(?:^|Error: )failed to load image: (.+)', str(error)):
         return f'{found[1].strip()}: no image that can be decoded; replace it, or leave it out'
     if found := re.search(r"No such file or directory: '(.+?)'", str(error)):
         return f'{found[1]}: no such file'

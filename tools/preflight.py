@@ -45,14 +45,9 @@ def build_loops(runner: Runner, splits: Sequence[str]) -> None:
         if getattr(runner, f'_{split}_loop') is None:
             continue
         try:
-            loop = getattr(runner, f'{split}_loop')
+            getattr(runner, f'{split}_loop')
         except (ValueError, TypeError, KeyError, AssertionError, OSError) as error:
             raise UserError(f'{split}_dataloader: {one_line(error)}') from error
-        if len(loop.dataloader.dataset) == 0:
-            raise UserError(
-                f'{split}_dataloader: no image is left of the data set (mmdet leaves out those '
-                'without annotations of the classes, and those under min_size)'
-            )
 
 
 def _leaves(dataset: dict, key: str) -> Iterator[tuple[str, dict]]:
@@ -80,7 +75,8 @@ def _check_dataset(cfg: Config, dataset: dict, key: str) -> None:
                 f'{key}: {path}: no such file or directory (from {os.getcwd()}); give the place of '
                 'the data with --cfg-options data_root=DIR'
             )
-    kind = DATASETS.get(dataset['type'])
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        kind = registry.get(dataset['type'])
     if kind is None:
         return  # the registry's own message, when the dataset is built, lists what to do
     classes = dataset.get('metainfo', {}).get('classes') or getattr(kind, 'METAINFO', {}).get(
@@ -126,6 +122,8 @@ def _check_coco(dataset: dict, key: str, classes: Sequence[str] | None) -> list[
     needs = ['image_id', 'category_id', 'bbox', 'area']
     if any(step.get('with_mask') for step in dataset.get('pipeline', [])):
         needs.append('segmentation')
+    if not content['annotations'] and not dataset.get('test_mode'):
+        raise UserError(f'{path}: has no annotations to train on')
     for i, annotation in enumerate(content['annotations']):
         lacking = [field for field in needs if field not in annotation]
         if lacking:
@@ -205,7 +203,7 @@ def _check_evaluator(cfg: Config, split: str) -> None:
 def _listed(dataset: dict, key: str) -> tuple[list[str], list[str]]:
     """The images and label maps that mmseg's dataset lists."""
     try:
-        built = DATASETS.build({**dataset, 'pipeline': []})
+        built = DATASETS.build({**dataset, 'pipeline': [], 'serialize_data': False})
     except (ValueError, TypeError, KeyError, AssertionError, OSError) as error:
         raise UserError(f'{key}: {one_line(error)}') from error
     rows = [built.get_data_info(i) for i in range(len(built))]
