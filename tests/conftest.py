@@ -1,5 +1,6 @@
 """Fixtures that several test files share: where real data lies, tiny data, and running a tool."""
 
+import functools
 import importlib.util
 import os
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import mmengine.config.utils as config_utils
 import pytest
 import torch
 from tiny_data import write_ade, write_coco
@@ -16,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / 'tools'
 sys.path.insert(0, str(TOOLS))
 torch.set_num_threads(min(2, torch.get_num_threads()))
+# for each `mmdet::` base mmengine reads all of mmdet's metafiles again, seconds a config
+config_utils.load = functools.cache(config_utils.load)
 
 DATASETS = Path(os.environ.get('RMT_DATASETS', ROOT.parent / 'shared' / 'datasets'))
 
