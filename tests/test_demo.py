@@ -121,8 +121,10 @@ def test_subset_keeps_images_with_objects_and_all_their_annotations(coco, tmp_pa
     assert [image['id'] for image in short['images']] == [first + 1, first + 2]
     kept = [a for a in content['annotations'] if a['image_id'] in (first + 1, first + 2)]
     assert short['annotations'] == kept
-    with pytest.raises(UserError, match='9 images with objects wanted, the file has 3'):
+    with pytest.raises(UserError, match='9 images with 1 or more objects wanted, there are 3'):
         coco_subset.subset(content, 9)
+    few = coco_subset.subset(content, 1, most=4)['annotations']
+    assert 1 <= sum(not a['iscrowd'] for a in few) <= 4
     bad = tmp_path / 'bad.json'
     bad.write_text('{"images": []')
     with pytest.raises(UserError, match='no COCO annotation file'):

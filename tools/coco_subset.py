@@ -4,12 +4,15 @@
 mmdet's `indices` shortens a dataset, but CocoMetric goes on asking for every image of the
 annotation file. With a shorter file both agree:
 
-    python tools/coco_subset.py data/coco/annotations/instances_train2017.json eight.json --count 8
+    python tools/coco_subset.py data/coco/annotations/instances_train2017.json eight.json \\
+        --count 8 --most-objects 7
 """
 
 import argparse
 import json
+import math
 import os
+from collections import Counter
 from pathlib import Path
 
 import cli
@@ -29,12 +32,13 @@ def read_coco(path: str | os.PathLike) -> dict:
     return content
 
 
-def subset(content: dict, count: int) -> dict:
-    """The first `count` images that have objects (not only crowds), with all their annotations."""
-    with_objects = {a['image_id'] for a in content['annotations'] if not a.get('iscrowd')}
-    images = [i for i in content['images'] if i['id'] in with_objects][:count]
+def subset(content: dict, count: int, most: float = math.inf) -> dict:
+    """The first `count` images with 1 to `most` objects (crowds apart), annotations and all."""
+    objects = Counter(a['image_id'] for a in content['annotations'] if not a.get('iscrowd'))
+    images = [i for i in content['images'] if 1 <= objects[i['id']] <= most][:count]
     if len(images) < count:
-        raise cli.UserError(f'{count} images with objects wanted, the file has {len(images)}')
+        limit = f'1 to {most}' if most < math.inf else '1 or more'
+        raise cli.UserError(f'{count} images with {limit} objects wanted, there are {len(images)}')
     kept = {image['id'] for image in images}
     annotations = [a for a in content['annotations'] if a['image_id'] in kept]
     return {**content, 'images': images, 'annotations': annotations}
@@ -59,10 +63,11 @@ def main() -> None:
     parser.add_argument('annotations', help='a COCO annotation file')
     parser.add_argument('out', help='file to write')
     parser.add_argument('--count', type=int, required=True, help='images to keep')
+    parser.add_argument('--most-objects', type=int, default=math.inf, help='leave fuller ones out')
     args = parser.parse_args()
     if args.count < 1:
         raise cli.UserError(f'--count {args.count}: must be at least 1')
-    content = subset(read_coco(args.annotations), args.count)
+    content = subset(read_coco(args.annotations), args.count, args.most_objects)
     try:
         write_coco(content, args.out)
     except OSError as error:
