@@ -45,20 +45,21 @@ def count(cfg: Config, shape: tuple[int, int]) -> dict[str, Cost]:
     if model_cfg.backbone.type == 'RMT':
         model_cfg.backbone.attention = 'naive'  # the formula as it stands: every product shows
     init_default_scope(cfg.default_scope)
-    model = MODELS.build(model_cfg).eval().to('meta')
+    with torch.device('meta'):
+        model = MODELS.build(model_cfg).eval()
     heads = [part for name, part in model.named_children() if name.endswith('head')]
 
     image = torch.empty(1, 3, *shape, device='meta')
     costs = {}
-    features, costs['backbone'] = _measure([model.backbone], lambda: model.backbone(image))
+    features, costs['backbone'] = measure([model.backbone], lambda: model.backbone(image))
     if model.with_neck:
-        features, costs['neck'] = _measure([model.neck], lambda: model.neck(features))
-    _, costs['heads'] = _measure(heads, lambda: _run_heads(model, features))
+        features, costs['neck'] = measure([model.neck], lambda: model.neck(features))
+    _, costs['heads'] = measure(heads, lambda: _run_heads(model, features))
     costs['all'] = Cost(*map(sum, zip(*map(astuple, costs.values()), strict=True)))
     return costs
 
 
-def _measure(modules: list[nn.Module], forward: Callable[[], Any]) -> tuple[Any, Cost]:
+def measure(modules: list[nn.Module], forward: Callable[[], Any]) -> tuple[Any, Cost]:
     """What ``forward`` returns, and its cost; convolutions and linear layers in ``modules``."""
     paper = 0
 
