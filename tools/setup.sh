@@ -61,9 +61,14 @@ python=$VENV/bin/python
 run() {  # run COMMAND...: output to the log; on failure its end and where the rest is
     printf '\n+ %s\n' "$*" >>"$LOG"
     "$@" >>"$LOG" 2>&1 && return
-    tail -n 15 "$LOG" >&2
-    fail "'$*' failed; the whole output is in $LOG"
+    explain "$*"
 }
+
+explain() {  # explain COMMAND: what the log says of its failure
+    tail -n 400 "$LOG" | grep -E '(error|ERROR|FAILED|Error):|No space left' | tail -n 5 >&2 || true
+    fail "'$1' failed; the whole output is in $LOG"
+}
+trap 'fail "interrupted; make setup begins again with the step it was at"' INT TERM
 
 say "1/4 torch ($TORCH)"
 # shellcheck disable=SC2086  # TORCH may name several requirements
@@ -75,10 +80,11 @@ say "    the build takes about 20 core-minutes: some $((20 / JOBS + 1)) min with
 # -g0: Python's own flags ask for debug symbols, which double the time. Appended last, it wins.
 {
     printf '\n+ pip install %s\n' "$mmcv"
-    CFLAGS="${CFLAGS:-} -g0" CXXFLAGS="${CXXFLAGS:-} -g0" MAX_JOBS=$JOBS PATH="$PWD/$VENV/bin:$PATH" \
+    PYTHONUNBUFFERED=1 MAX_JOBS=$JOBS PATH="$PWD/$VENV/bin:$PATH" \
+        CFLAGS="${CFLAGS:-} -g0" CXXFLAGS="${CXXFLAGS:-} -g0" \
         "$python" -m pip install -v --no-deps --no-build-isolation "$mmcv" 2>&1
 } | tee -a "$LOG" | bash tools/build_progress.sh ||
-    { tail -n 15 "$LOG" >&2; fail "building $mmcv failed; the whole output is in $LOG"; }
+    explain "pip install $mmcv"
 
 say "3/4 mmdet, mmseg and the rest of $REQUIREMENTS"
 # opencv-python has the same files as the headless build, which goes when it does: first out, then in.
