@@ -1,21 +1,26 @@
 """The layers of RMT in the order the data flows: stem, retention, FFN, block, downsample, stage.
 
-B batch, H W the stage's grid, C channels, n heads, d = C / n channels a head. Tensors are (B, H, W, C) inside the network; convolutions see
-the same memory as (B, C, H, W) in channels-last format, so that no layout change copies.
+B batch, H W the stage's grid, C channels, n heads, d = C / n channels a head. Tensors are
+(B, H, W, C) inside the network; convolutions see the same memory as (B, C, H, W) in channels-last
+format, so that no layout change copies.
 Module names are those of the released files (see ``checkpoint.py``).
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .retention import decay_rates, get_implementation, rotary_tables, rotate
+from .retention import get_implementation, stage_tables
 
 NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
 
 
 def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
-    """The norm behind a strided convolution: ``dict(type='BN' | 'SyncBN', requires_grad=True, **kwargs)``."""
+    """The norm behind a strided convolution.
+
+    ``dict(type='BN' | 'SyncBN', requires_grad=True, **kwargs)``.
+    """
     kwargs = dict(norm_cfg)
     kind, requires_grad = kwargs.pop('type', None), kwargs.pop('requires_grad', True)
     if kind not in NORMS:
@@ -50,14 +55,23 @@ class PatchEmbed(nn.Module):
         return self.proj(x).permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
 
 
-class DepthwiseConv(nn.Module):
-    """Depthwise k x k convolution with bias on (B, H, W, C)."""
+class ResidualConv2d(nn.Conv2d):
+    """Depthwise ``x + conv(x)`` in one pass: the sum is a 1 more in the middle of each filter."""
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if weight.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
+            return x + super()._conv_forward(x, weight, bias)  # there 1 + weight would be rounded
+        identity = F.pad(weight.new_ones(1, 1, 1, 1), (self.padding[0],) * 4)
+        return super()._conv_forward(x, weight + identity, bias)
+
+
+class DepthwiseConv(nn.Module):
+    """Depthwise k x k convolution with bias on (B, H, W, C); ``residual`` adds its input."""
+
+    def __init__(self, channels: int, kernel_size: int, residual: bool = False) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels
-        )
+        conv = ResidualConv2d if residual else nn.Conv2d
+        self.conv = conv(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # -> (B, C, H, W) -> back
@@ -72,18 +86,16 @@ class StagePositions(nn.Module):
         self.implementation = get_implementation(attention, axial)
 
     def forward(self, H: int, W: int, device: torch.device) -> tuple[Tensor, ...]:
-        """Cosines, sines, and the implementation's decay tables for an H x W grid."""
-        rates = decay_rates(self.heads, self.span, device)
-        return *rotary_tables(self.head_dim, H, W, device), *self.implementation.decay(rates, H, W)
+        """The implementation's tables for an H x W grid."""
+        return stage_tables(self.implementation, self.head_dim, self.heads, self.span, H, W, device)
 
 
 class Retention(nn.Module):
-    """Manhattan self-attention with a local enhancement: ``out(attention(q', k', v) + DW5x5(v))``."""
+    """Manhattan self-attention with a local enhancement: ``out(attention(q, k, v) + DW5x5(v))``."""
 
     def __init__(self, channels: int, heads: int, attention: str, axial: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.scale = (channels // heads) ** -0.5
         self.attend = get_implementation(attention, axial).attend
         self.q_proj = nn.Linear(channels, channels)
         self.k_proj = nn.Linear(channels, channels)
@@ -93,28 +105,26 @@ class Retention(nn.Module):
 
     def forward(self, x: Tensor, positions: tuple[Tensor, ...]) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C); ``positions`` from :class:`StagePositions`."""
-        cos, sin, *decay = positions
         v = self.v_proj(x)
-        q = self.q_proj(x).unflatten(-1, (self.heads, -1))  # (B, H, W, n, d)
-        k = self.k_proj(x).unflatten(-1, (self.heads, -1)) * self.scale
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        out = self.attend(q, k, v.unflatten(-1, (self.heads, -1)), *decay)
-        return self.out_proj(out.flatten(-2) + self.lepe(v))
+        heads = (t.unflatten(-1, (self.heads, -1)) for t in (self.q_proj(x), self.k_proj(x), v))
+        out = self.attend(*heads, *positions)  # (B, H, W, n, d)
+        return self.out_proj(self.lepe(v).add_(out.flatten(-2)))
 
 
 class FFN(nn.Module):
-    """Feed-forward network with a depthwise convolution inside: ``fc2(h + DW3x3(h)), h = GELU(fc1 x)``."""
+    """Feed-forward network around a convolution: ``fc2(h + DW3x3(h)), h = GELU(fc1 x)``."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden)
         self.act = nn.GELU()
-        self.dwconv = DepthwiseConv(hidden, 3)
+        self.dwconv = DepthwiseConv(hidden, 3, residual=True)
         self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.act(self.fc1(x))
-        return self.fc2(h + self.dwconv(h))
+        h = self.fc1(x)
+        h = self.act(h) if h.requires_grad else torch.ops.aten.gelu_(h)
+        return self.fc2(self.dwconv(h))
 
 
 class DropPath(nn.Module):
@@ -125,11 +135,15 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
+        scale = self.scale(x)
+        return x if scale is None else x * scale
+
+    def scale(self, x: Tensor) -> Tensor | None:
+        """What the branch ``x`` of each sample is multiplied with, (B, 1, ...); None is 1."""
         if not self.training or self.rate == 0:
-            return x
+            return None
         keep = 1 - self.rate
-        mask = x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(keep)
-        return x * mask / keep
+        return x.new_empty(x.shape[0], *(1,) * (x.ndim - 1)).bernoulli_(keep) / keep
 
     def extra_repr(self) -> str:
         return f'rate={self.rate:.3f}'
@@ -149,7 +163,7 @@ class Block(nn.Module):
         axial: bool,
     ) -> None:
         super().__init__()
-        self.pos = DepthwiseConv(channels, 3)
+        self.pos = DepthwiseConv(channels, 3, residual=True)
         self.retention_layer_norm = nn.LayerNorm(channels, eps=1e-6)
         self.retention = Retention(channels, heads, attention, axial)
         self.final_layer_norm = nn.LayerNorm(channels, eps=1e-6)
@@ -161,14 +175,19 @@ class Block(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, channels), layer_scale))
 
     def forward(self, x: Tensor, positions: tuple[Tensor, ...]) -> Tensor:
-        x = x + self.pos(x)
-        x = x + self.residual(
-            self.retention(self.retention_layer_norm(x), positions), self.gamma_1
-        )
-        return x + self.residual(self.ffn(self.final_layer_norm(x)), self.gamma_2)
+        x = self.pos(x)
+        x = self.add(x, self.retention(self.retention_layer_norm(x), positions), self.gamma_1)
+        return self.add(x, self.ffn(self.final_layer_norm(x)), self.gamma_2)
 
-    def residual(self, x: Tensor, gamma: Tensor | None) -> Tensor:
-        return self.drop_path(x if gamma is None else gamma * x)
+    def add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
+        """``x + drop_path(gamma * branch)``; may reuse the memory of ``branch``."""
+        scale = self.drop_path.scale(branch)
+        if gamma is not None:
+            scale = gamma if scale is None else gamma * scale
+        if x.dtype != branch.dtype:  # the residual stream stays float32 under autocast
+            return x + (branch if scale is None else branch * scale)
+        # the branch ends in a linear layer, whose backward pass does not need its output
+        return branch.add_(x) if scale is None else torch.addcmul(x, branch, scale)
 
 
 class Downsample(nn.Module):
@@ -188,7 +207,11 @@ class Stage(nn.Module):
     """The blocks of one resolution. Position tables are made once here and shared by all blocks."""
 
     def __init__(
-        self, blocks: list[Block], positions: StagePositions, downsample: Downsample | None, with_cp: bool
+        self,
+        blocks: list[Block],
+        positions: StagePositions,
+        downsample: Downsample | None,
+        with_cp: bool,
     ) -> None:
         super().__init__()
         self.positions = positions

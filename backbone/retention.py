@@ -4,27 +4,34 @@ B batch, H W the stage's grid, L = H * W tokens, C channels, n heads, d = C / n 
 Queries, keys and values are (B, H, W, n, d) everywhere. Angles and decays are float32 whatever the
 model's dtype: positions reach 64,000, which half precision cannot tell apart.
 
-An implementation is a pair of functions: ``decay`` makes a stage's tables for a grid, ``attend``
-uses them.
-All implementations of a kind compute the same thing; ``naive`` is the formula as it stands.
+An implementation is a pair of functions: ``tables`` makes what depends on the grid alone, once a
+stage; ``attend`` turns queries and keys by their position and computes the attention. All
+implementations of a kind compute the same thing; ``naive`` is the formula as it stands.
 """
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import kernel
+
+Tables = tuple[Tensor, ...]
+
 
 class Implementation(NamedTuple):
     """One way to compute the attention of a stage.
 
-    ``decay(rates, H, W) -> tables`` from the heads' decay rates (n,);
+    ``tables(d, rates, H, W)`` from the width of a head and the heads' decay rates (n,);
     ``attend(q, k, v, *tables) -> (B, H, W, n, d)``.
     """
 
-    decay: Callable[..., tuple[Tensor, ...]]
+    tables: Callable[[int, Tensor, int, int], Tables]
     attend: Callable[..., Tensor]
 
 
@@ -75,27 +82,36 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
     return scores.softmax(dim=-1).to(v.dtype) @ v
 
 
-def naive_whole_decay(rates: Tensor, H: int, W: int) -> tuple[Tensor]:
-    """``rate * (|dh| + |dw|)`` between all places, (n, L, L)."""
+def naive_turn(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Turned queries, and turned keys scaled with d ** -0.5."""
+    return rotate(q, cos, sin), rotate(k * q.shape[-1] ** -0.5, cos, sin)
+
+
+def naive_whole_tables(d: int, rates: Tensor, H: int, W: int) -> Tables:
+    """Cosines, sines and the decay between all places, ``rate * (|dh| + |dw|)``, (n, L, L)."""
     rows, cols = line_decay(rates, H), line_decay(rates, W)
     decay = rows[:, :, None, :, None] + cols[:, None, :, None, :]  # (n, H, W, H, W)
-    return (decay.reshape(-1, H * W, H * W),)
+    return *rotary_tables(d, H, W, rates.device), decay.reshape(-1, H * W, H * W)
 
 
-def naive_whole(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
+def naive_whole(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, decay: Tensor) -> Tensor:
     """Attention of every place to every place (paper, equation 6)."""
     shape = q.shape
+    q, k = naive_turn(q, k, cos, sin)
     q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, n, L, d)
     return softmax_attention(q, k, v, decay).transpose(1, 2).reshape(shape)
 
 
-def axial_decay(rates: Tensor, H: int, W: int) -> tuple[Tensor, Tensor]:
-    """``rate * |dw|`` inside a row, (n, W, W), and ``rate * |dh|`` inside a column, (n, H, H)."""
-    return line_decay(rates, W), line_decay(rates, H)
+def naive_axial_tables(d: int, rates: Tensor, H: int, W: int) -> Tables:
+    """Cosines, sines, ``rate * |dw|`` in a row (n, W, W), ``rate * |dh|`` in a column (n, H, H)."""
+    return *rotary_tables(d, H, W, rates.device), line_decay(rates, W), line_decay(rates, H)
 
 
-def naive_axial(q: Tensor, k: Tensor, v: Tensor, row_decay: Tensor, col_decay: Tensor) -> Tensor:
+def naive_axial(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, row_decay: Tensor, col_decay: Tensor
+) -> Tensor:
     """Attention inside each row, its result then attended inside each column (equation 7)."""
+    q, k = naive_turn(q, k, cos, sin)
     q, k, v = (t.transpose(2, 3) for t in (q, k, v))  # (B, H, n, W, d)
     v = softmax_attention(q, k, v, row_decay)
     q, k, v = (t.permute(0, 3, 2, 1, 4) for t in (q, k, v))  # (B, W, n, H, d)
@@ -109,13 +125,35 @@ def naive_axial(q: Tensor, k: Tensor, v: Tensor, row_decay: Tensor, col_decay: T
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
-    """``softmax(q k^T + decay) v``; q k v (batch, n, length, d)."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=decay, scale=1.0)
+    """``softmax(q k^T / sqrt(d) + decay) v``; q k v (batch, n, length, d)."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=decay)
 
 
-def fused_axial(q: Tensor, k: Tensor, v: Tensor, row_decay: Tensor, col_decay: Tensor) -> Tensor:
+def complex_turns(d: int, H: int, W: int, device: torch.device) -> Tensor:
+    """cos + i sin of the angle at each place of the grid, (H, W, 1, d / 2)."""
+    return torch.complex(*rotary_tables(d, H, W, device))
+
+
+def fused_turn(x: Tensor, turns: Tensor) -> Tensor:
+    """:func:`rotate` as one product of complex numbers, without temporaries; same dtype."""
+    if torch.compiler.is_compiling():  # the compiler fuses the formula and knows no complex numbers
+        return rotate(x, *torch.view_as_real(turns).unbind(-1))
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+
+def fused_axial_tables(d: int, rates: Tensor, H: int, W: int) -> Tables:
+    """Turns, ``rate * |dw|`` in a row (n, W, W), ``rate * |dh|`` in a column (n, H, H)."""
+    turns = complex_turns(d, H, W, rates.device)
+    return turns, line_decay(rates, W), line_decay(rates, H)
+
+
+def fused_axial(
+    q: Tensor, k: Tensor, v: Tensor, turns: Tensor, row_decay: Tensor, col_decay: Tensor
+) -> Tensor:
     """Attention inside each row, its result then attended inside each column."""
     B, H, W, _, _ = q.shape
+    q, k = fused_turn(q, turns), fused_turn(k, turns)
     rows = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B H, n, W, d)
     v = fused_attention(*rows, row_decay[None]).transpose(1, 2).unflatten(0, (B, H))
     cols = (t.transpose(1, 2).flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B W, n, H, d)
@@ -123,8 +161,8 @@ def fused_axial(q: Tensor, k: Tensor, v: Tensor, row_decay: Tensor, col_decay: T
     return out.transpose(1, 2)  # (B, H, W, n, d)
 
 
-def toeplitz_decay(rates: Tensor, H: int, W: int) -> tuple[Tensor]:
-    """The decay of all places as windows of one small table, (H, n, W, L).
+def toeplitz_tables(d: int, rates: Tensor, H: int, W: int) -> Tables:
+    """Turns, and the decay of all places as windows of one small table, (H, n, W, L).
 
     ``table[m, wq, D + H - 1, wk] = rate * (|wq - wk| + |D|)`` with D = hk - hq in (-H, H).
     The keys of query row h read the H entries of D from -h on: with the query rows in reverse
@@ -136,38 +174,128 @@ def toeplitz_decay(rates: Tensor, H: int, W: int) -> tuple[Tensor]:
     cols = line_decay(rates, W)  # (n, W, W)
     table = cols[:, :, None, :] + rates[:, None, None, None] * offset[:, None]  # (n, W, 2H - 1, W)
     row = (2 * H - 1) * W
-    return (table.as_strided((H, n, W, H * W), (W, W * row, row, 1)),)
+    windows = table.as_strided((H, n, W, H * W), (W, W * row, row, 1))
+    return complex_turns(d, H, W, rates.device), windows
 
 
-def fused_whole(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
+def fused_whole(q: Tensor, k: Tensor, v: Tensor, turns: Tensor, windows: Tensor) -> Tensor:
     """Attention of every place to every place, the rows of queries as a batch."""
     _, H, W, n, d = q.shape
+    q, k = fused_turn(q, turns), fused_turn(k, turns)
     outputs = []
     for qi, ki, vi in zip(q.flip(1), k, v, strict=True):  # one image: (H, W, n, d)
         ki, vi = (t.reshape(1, H * W, n, d).transpose(1, 2).expand(H, -1, -1, -1) for t in (ki, vi))
-        out = fused_attention(qi.transpose(1, 2), ki, vi, decay)  # (H, n, W, d)
+        out = fused_attention(qi.transpose(1, 2), ki, vi, windows)  # (H, n, W, d)
         outputs.append(out.transpose(1, 2))
     return torch.stack(outputs).flip(1)
 
 
+# --- the kernel ----------------------------------------------------------------------------------
+
+
+def kernel_tables(d: int, rates: Tensor, H: int, W: int) -> Tables:
+    """Cosines and sines in the kernel's form, and the rates: it computes the decay as it goes."""
+    return *kernel.rotary_tables(*rotary_tables(d, H, W, rates.device)), rates
+
+
+def kernel_whole(q: Tensor, k: Tensor, v: Tensor, *tables: Tensor) -> Tensor:
+    """Attention of every place to every place."""
+    return kernel.attention(q.float(), k.float(), v.float(), *tables, kernel.WHOLE)[0].to(v.dtype)
+
+
+def kernel_axial(q: Tensor, k: Tensor, v: Tensor, *tables: Tensor) -> Tensor:
+    """Attention inside each row, its result then attended inside each column."""
+    dtype, q, k, v = v.dtype, q.float(), k.float(), v.float()
+    v, _ = kernel.attention(q, k, v, *tables, kernel.ROWS)
+    return kernel.attention(q, k, v, *tables, kernel.COLUMNS)[0].to(dtype)
+
+
+# --- the choice ----------------------------------------------------------------------------------
+
+
+def tables_by_device(cpu: Implementation, other: Implementation, d: int, rates: Tensor, *grid: int):
+    """The tables of ``cpu`` on a CPU and of ``other`` elsewhere."""
+    return (cpu if rates.device.type == 'cpu' else other).tables(d, rates, *grid)
+
+
+def attend_by_device(cpu: Implementation, other: Implementation, q: Tensor, *rest: Tensor):
+    """The attention of ``cpu`` on a CPU and of ``other`` elsewhere."""
+    return (cpu if q.device.type == 'cpu' else other).attend(q, *rest)
+
+
+@cache
+def by_device(cpu: Implementation, other: Implementation) -> Implementation:
+    """Two in one: a model does not know its device when it is built."""
+    return Implementation(
+        partial(tables_by_device, cpu, other), partial(attend_by_device, cpu, other)
+    )
+
+
 WHOLE = {
-    'naive': Implementation(naive_whole_decay, naive_whole),
-    'fused': Implementation(toeplitz_decay, fused_whole),
+    'naive': Implementation(naive_whole_tables, naive_whole),
+    'fused': Implementation(toeplitz_tables, fused_whole),
+    'kernel': Implementation(kernel_tables, kernel_whole),
 }
 AXIAL = {
-    'naive': Implementation(axial_decay, naive_axial),
-    'fused': Implementation(axial_decay, fused_axial),
+    'naive': Implementation(naive_axial_tables, naive_axial),
+    'fused': Implementation(fused_axial_tables, fused_axial),
+    'kernel': Implementation(kernel_tables, kernel_axial),
 }
-WHOLE['auto'], AXIAL['auto'] = WHOLE['fused'], AXIAL['fused']
 
 
 def get_implementation(name: str, axial: bool) -> Implementation:
-    """The implementation ``name`` of axial or whole attention.
+    """The implementation ``name`` of axial or whole attention; ``auto`` is the fastest there is.
 
     Raises:
         ValueError: an unknown name; the message lists the choices.
+        RuntimeError: ``kernel`` where it cannot be compiled.
     """
     choices = AXIAL if axial else WHOLE
+    if name == 'auto':
+        cpu = 'kernel' if kernel.available() else 'fused'
+        return by_device(choices[cpu], choices['fused'])
     if name not in choices:
-        raise ValueError(f'attention {name!r} is unknown; choose from {", ".join(choices)}')
+        raise ValueError(f'attention {name!r} is unknown; choose from auto, {", ".join(choices)}')
+    if name == 'kernel' and not kernel.available():
+        raise RuntimeError("attention 'kernel' needs a C++ compiler (g++) here; use 'auto'")
     return choices[name]
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+CACHED_TABLES = 16  # four stages of four sizes
+CACHED_BYTES = 64 * 2**20  # of one entry; the plain formula's decay is beyond it
+
+_cache: OrderedDict[tuple, Tables] = OrderedDict()
+_cache_lock = threading.Lock()
+
+
+def stage_tables(
+    implementation: Implementation,
+    d: int,
+    n: int,
+    span: float,
+    H: int,
+    W: int,
+    device: torch.device,
+) -> Tables:
+    """An implementation's tables for an H x W grid, made anew or kept from an earlier call.
+
+    Under a compiler, and for tensors without storage, they are always made anew: they belong to the
+    graph. They never require a gradient and serve training also when inference made them.
+    """
+    if torch.compiler.is_compiling() or type(torch.empty(0, device=device)) is not Tensor:
+        return implementation.tables(d, decay_rates(n, span, device), H, W)
+    key = (implementation.tables, d, n, span, H, W, device)
+    with _cache_lock:
+        if key in _cache:
+            _cache.move_to_end(key)
+            return _cache[key]
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        tables = implementation.tables(d, decay_rates(n, span, device), H, W)
+    if sum(t.untyped_storage().nbytes() for t in tables) <= CACHED_BYTES:
+        with _cache_lock:
+            _cache[key] = tables
+            while len(_cache) > CACHED_TABLES:
+                _cache.popitem(last=False)
+    return tables

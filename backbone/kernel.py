@@ -1,0 +1,161 @@
+"""The attention kernel for a CPU: compiles ``kernel.cpp`` once, loads it, makes it an operator.
+
+The compiled file is kept in the user's cache directory, named by what it depends on (the source,
+the compiler, the processor), so that one home directory serves several machines. Where there is no
+C++ compiler the operator is not available and :mod:`backbone.retention` computes without it.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+WHOLE, ROWS, COLUMNS = range(3)
+"""What attends to what: all places, the places of a row, the places of a column."""
+
+SOURCE = Path(__file__).with_name('kernel.cpp')
+FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-fopenmp')
+_lock = threading.Lock()
+
+
+def available() -> bool:
+    """Whether the operator can run here; compiles it at the first call (some seconds, once)."""
+    with _lock:
+        return _library() is not None
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    try:
+        return _load()
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = getattr(error, 'stderr', None) or str(error)
+        print_log(
+            f'RMT: no attention kernel here, computing with PyTorch alone, slower: {reason}',
+            logger='current',
+            level=30,  # a warning
+        )
+        return None
+
+
+def _load() -> ctypes.CDLL:
+    compiler = os.environ.get('CXX', 'g++')
+    name = f'kernel-{_fingerprint(compiler)}.so'
+    folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'rmt-downstream'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable and not (folder / name).exists():
+        folder = Path(tempfile.mkdtemp(prefix='rmt-downstream-'))  # compiled anew each time
+    if not (folder / name).exists():
+        _compile(compiler, folder / name)
+    return ctypes.CDLL(str(folder / name), mode=os.RTLD_NOW)
+
+
+def _fingerprint(compiler: str) -> str:
+    version = subprocess.run([compiler, '--version'], capture_output=True, text=True, check=True)
+    facts = [SOURCE.read_text(), *FLAGS, version.stdout, platform.machine(), torch.__version__]
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        facts += sorted({x for x in lines if x.startswith(('flags', 'Features', 'model name'))})
+    return hashlib.sha256('\n'.join(facts).encode()).hexdigest()[:16]
+
+
+def _compile(compiler: str, target: Path) -> None:
+    print_log(f'RMT: compiling the attention kernel, once, into {target}', logger='current')
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
+        made, linked = Path(work) / 'kernel.o', Path(work) / 'kernel.so'
+        run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
+        run([compiler, *FLAGS, '-c', str(SOURCE), '-o', str(made)])
+        # Linked without -fopenmp: the threads are those of the OpenMP that PyTorch has loaded. A
+        # second one would compete with it for the cores.
+        run([compiler, '-shared', str(made), '-o', str(linked)])
+        os.replace(linked, target)  # another process may have been quicker: the same file
+
+
+def _call(name: str, tensors: list[Tensor], mode: int) -> None:
+    B, H, W, n, d = tensors[0].shape
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
+    getattr(_library(), name)(*pointers, B, H, W, n, d, mode, torch.get_num_threads())
+
+
+@torch.library.custom_op('rmt::attention', mutates_args=())
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, rates: Tensor, mode: int
+) -> tuple[Tensor, Tensor]:
+    """Manhattan self-attention of q k v (B, H, W, n, d), float32, unturned and unscaled.
+
+    ``cos`` and ``sin`` come from :func:`rotary_tables`. Returns the result (B, H, W, n, d) and, for
+    the backward pass, log2 of each query's softmax denominator.
+    """
+    q, k, v = (t.contiguous() for t in (q, k, v))
+    out, lse = torch.empty_like(q), q.new_empty(q.shape[:-1].numel())
+    _call('rmt_forward', [q, k, v, cos, sin, rates, out, lse], mode)
+    return out, lse
+
+
+@attention.register_fake
+def _(q, k, v, cos, sin, rates, mode):
+    return q.new_empty(q.shape), q.new_empty(q.shape[:-1].numel())
+
+
+@torch.library.custom_op('rmt::attention_backward', mutates_args=())
+def attention_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    rates: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    grad: Tensor,
+    mode: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`attention`'s q, k and v; computes the scores again."""
+    q, k, v, out, grad = (t.contiguous() for t in (q, k, v, out, grad))
+    grads = torch.empty_like(q), torch.empty_like(q), torch.empty_like(q)
+    _call('rmt_backward', [q, k, v, cos, sin, rates, out, lse, grad, *grads], mode)
+    return grads
+
+
+@attention_backward.register_fake
+def _(q, k, v, cos, sin, rates, out, lse, grad, mode):
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    *tensors, ctx.mode = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, grad, _):
+    return *attention_backward(*ctx.saved_tensors, grad, ctx.mode), None, None, None, None
+
+
+attention.register_autograd(_backward, setup_context=_setup_context)
+
+
+def rotary_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """The kernel's form of cosines and sines (H, W, 1, d / 2): two (H, W, width).
+
+    Each angle stands twice, once a channel, the first sine of a pair negative; zeros fill up to a
+    whole number of vectors.
+    """
+    width = 2 * cos.shape[-1]
+    fill = (0, -width % _library().rmt_lanes())
+    cos, sin = torch.stack((cos, cos), dim=-1), torch.stack((-sin, sin), dim=-1)
+    return tuple(torch.nn.functional.pad(t.flatten(-3), fill).contiguous() for t in (cos, sin))
