@@ -91,7 +91,7 @@ def write_checkpoint(
             key = 'model' if layout == 'released' and kind in BACKBONE_KINDS else 'state_dict'
             torch.save({'meta': meta, key: tensors}, beside)
         again = unwrap(read_checkpoint(beside), path)
-        if sha256_of_tensors(again) != sha256_of_tensors(tensors):
+        if sha256_of_tensors(again) != meta['rmt']['tensors_sha256']:
             raise CheckpointError(f'{path}: reads back differently from what was written')
         os.replace(beside, path)
     except ImportError as error:

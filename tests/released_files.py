@@ -1,9 +1,11 @@
 """Weights files as the released ones are, made from our models and the rules of their layout."""
 
 import argparse
+import contextlib
 import hashlib
+from collections.abc import Iterator
 
-import golden
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -63,9 +65,9 @@ def imagenet_file(model: RMT, token_label: bool = False) -> dict:
     }
 
 
-def downstream_file(model: nn.Module, classes: tuple[str, ...] = ()) -> dict:
-    """A released detector or segmentor file; numbers by the golden recipe."""
-    weights = golden.recipe_state_dict(model)
+def downstream_file(model: nn.Module, weights: dict, classes: tuple[str, ...] = ()) -> dict:
+    """A released detector or segmentor file with these weights of the model."""
+    weights = dict(weights)
     rmt = model.backbone
     missing = [i for i in range(4) if str(i) not in rmt.extra_norms]  # the release has all four
     for i in missing:
@@ -88,3 +90,13 @@ def assert_holds(model: nn.Module, weights: dict[str, Tensor], but: str = 'no ex
     for name, tensor in model.state_dict().items():
         if but not in name:
             assert torch.equal(tensor, weights[name]), name
+
+
+@contextlib.contextmanager
+def uninitialised() -> Iterator[None]:
+    """Build modules without drawing their weights: saves seconds for a large model."""
+    with pytest.MonkeyPatch.context() as patch:
+        for layer in (nn.Linear, nn.modules.conv._ConvNd):
+            patch.setattr(layer, 'reset_parameters', lambda self: None)
+        patch.setattr(RMT, '_init_layer', staticmethod(lambda module: None))
+        yield

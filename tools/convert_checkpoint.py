@@ -138,10 +138,7 @@ def others(checkpoint: Checkpoint, state_dict: dict[str, Tensor]) -> list[str]:
     """What a file holds besides the weights."""
     found = [name for name in ('optimizer', 'model_ema', 'message_hub') if name in checkpoint]
     skip = {*found, 'state_dict', 'model', 'meta', 'epoch', *state_dict}
-    found += [str(name) for name in checkpoint if name not in skip]
-    if any(is_derived(name) for name in state_dict):
-        found.append('derived tables (Relpos)')
-    return found
+    return found + [str(name) for name in checkpoint if name not in skip]
 
 
 def count_parameters(state_dict: dict[str, Tensor]) -> int:
@@ -189,7 +186,14 @@ def convert(args: argparse.Namespace) -> None:
     write_checkpoint(args.output, kept, meta, layout, description.kind)
 
     print(f'  matched: {len(state_dict) - len(dropped)} tensors; renamed: none')
-    print(f'  dropped: {preview(dropped + dropped_head + others(checkpoint, {}), 12)}')
+    groups = {
+        'derived tables': [name for name in dropped if is_derived(name)],
+        'classification head': [name for name in dropped if is_top(name)],
+        'class layers': dropped_head,
+        'beside the weights': others(checkpoint, state_dict),
+    }
+    parts = [f'{what} ({preview(names, 6)})' for what, names in groups.items() if names]
+    print(f'  dropped: {"; ".join(parts) or "nothing"}')
     print(f'  filled: {preview(result.filled, 12)}')
     with open(args.output, 'rb') as file:
         print(f'{args.output}: {len(kept)} tensors, sha256 {sha256_of(file)}')

@@ -1,0 +1,382 @@
+"""The converter: says what a file is, writes it whole or not at all, and changes no result."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cli
+import convert_checkpoint
+import golden
+import numpy as np
+import pytest
+import torch
+from released_files import (
+    MINI,
+    assert_holds,
+    classifier,
+    downstream_file,
+    imagenet_file,
+    names_digest,
+    numbered,
+    uninitialised,
+    with_tables,
+)
+
+from backbone import RMT, VARIANTS
+from backbone.checkpoint import CheckpointError, fit_checkpoint, load_backbone, load_model
+from backbone.released import CLASS_LAYER
+from backbone.safe_load import read_checkpoint
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ('det_configs', 'seg_configs')
+    for path in (ROOT / folder).glob('*_rmt_*.py')
+)
+SMALLEST = {
+    'Mask R-CNN': 'det_configs/mask_rcnn_rmt_t_fpn_1x_coco.py',
+    'RetinaNet': 'det_configs/retinanet_rmt_t_fpn_1x_coco.py',
+    'Cascade Mask R-CNN': 'det_configs/cascade_mask_rcnn_rmt_s_fpn_3x_coco.py',
+    'Semantic FPN': 'seg_configs/fpn_rmt_t_80k_ade20k.py',
+    'UperNet': 'seg_configs/upernet_rmt_t_160k_ade20k.py',
+}
+
+
+@pytest.fixture(autouse=True)
+def quick():
+    """Every weight here comes from a file."""
+    with uninitialised():
+        yield
+
+
+def build(config, num_classes=None):
+    return convert_checkpoint.build(str(ROOT / config), num_classes)
+
+
+def convert(*args) -> None:
+    convert_checkpoint.main([str(arg) for arg in args])
+
+
+@pytest.fixture
+def files(tmp_path):
+    """(path to read, path to write)."""
+    return str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth')
+
+
+# --- whole, in every layout ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_every_tensor_of_every_detector_and_segmentor_arrives(config):
+    model = build(config)
+    file = downstream_file(model, numbered(model))
+    result = fit_checkpoint(model, file, training=False)
+    assert result.filled == []
+    assert all('Relpos' in name or 'extra_norms' in name for name in result.dropped)
+    model.load_state_dict(result.state_dict)
+    assert_holds(model, file['state_dict'])
+
+
+@pytest.mark.parametrize(
+    ('arch', 'layout', 'ending'),
+    [
+        ('tiny', 'pth', 'pth'),
+        ('tiny', 'released', 'pth'),
+        ('small', 'safetensors', 'safetensors'),
+        ('base', 'released', 'pth'),
+        ('large', 'safetensors', 'pth'),
+    ],
+)
+def test_features_equal_the_goldens_after_a_round_trip(arch, layout, ending, tmp_path):
+    source, out = tmp_path / 'in.pth', tmp_path / f'out.{ending}'
+    model = RMT(arch)
+    weights = with_tables(golden.recipe_state_dict(model), model)
+    top = classifier(model.variant.channels[-1], token_label=True)
+    torch.save({'model': {**weights, **top}, 'epoch': 299}, source)
+    convert(source, out, '--to', layout)
+    model = RMT(arch).eval()
+    load_backbone(model, str(out))
+    with torch.no_grad():
+        features = model(golden.recipe_input(golden.INPUT_SHAPES[arch]))
+    for feature, (_, values) in zip(features, golden.golden_outputs(arch), strict=True):
+        assert np.abs(golden.sample(feature, len(values)) - values).max() < golden.TOLERANCE
+    if layout == 'released':
+        again = torch.load(out, weights_only=True)['model']
+        assert names_digest(again) == names_digest(weights)
+        assert all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'ending'),
+    zip(SMALLEST, ['pth', 'safetensors', 'pth', 'safetensors', 'pth'], strict=True),
+)
+def test_a_downstream_file_keeps_every_tensor_and_its_classes(kind, ending, tmp_path, capsys):
+    source, out = tmp_path / 'in.pth', tmp_path / f'out.{ending}'
+    model = build(SMALLEST[kind])
+    weights = numbered(model)
+    halves = {n: t.half() if t.is_floating_point() else t for n, t in weights.items()}
+    torch.save(downstream_file(model, halves, classes=('one', 'two')), source)
+    convert(source, out)
+    checkpoint = load_model(model, str(out))
+    assert_holds(model, weights)
+    assert checkpoint['meta']['dataset_meta'] == {'classes': ['one', 'two']}
+    own = checkpoint['meta']['rmt']
+    assert own['source'] == 'in.pth'
+    assert own['epoch'] == 12
+    assert len(own['source_sha256']) == len(own['tensors_sha256']) == 64
+    assert kind in capsys.readouterr().out
+
+
+def test_a_detector_gives_the_same_detections_after_conversion(tmp_path):
+    config = SMALLEST['Mask R-CNN']
+    model = build(config, 3).eval()
+    weights = golden.recipe_state_dict(model)
+    weights['rpn_head.rpn_cls.bias'] = torch.full((3,), -1.0)
+    names = {'source': 'in.pth', 'clean': 'out.pth', 'safe': 'o.safetensors', 'back': 'back.pth'}
+    paths = {name: str(tmp_path / file) for name, file in names.items()}
+    torch.save(downstream_file(model, weights), paths['source'])
+    convert(paths['source'], paths['clean'])
+    convert(paths['clean'], paths['safe'])
+    convert(paths['safe'], paths['back'], '--to', 'released')
+    model.roi_head.test_cfg.update(score_thr=0.0, max_per_img=20)
+    model.rpn_head.test_cfg.max_per_img = 20
+    found = {}
+    del paths['safe']
+    for name, path in paths.items():
+        for parameter in model.parameters():
+            parameter.data.fill_(float('nan'))
+        load_model(model, path)
+        found[name] = detect(model)
+    assert len(found['source'].scores) > 10
+    for name in ('clean', 'back'):
+        for field in ('bboxes', 'scores', 'labels', 'masks'):
+            assert torch.equal(found[name][field], found['source'][field]), (name, field)
+
+
+def detect(model):
+    from mmdet.structures import DetDataSample
+
+    image = (golden.recipe_input((3, 64, 96)) * 50 + 110).clip(0, 255).to(torch.uint8)
+    sample = DetDataSample(
+        metainfo=dict(img_shape=(64, 96), ori_shape=(64, 96), scale_factor=(1.0, 1.0), img_id=0)
+    )
+    with torch.no_grad():
+        return model.test_step(dict(inputs=[image], data_samples=[sample]))[0].pred_instances
+
+
+# --- what is left out and filled in --------------------------------------------------------------
+
+
+def test_an_imagenet_file_becomes_a_clean_backbone(files, capsys):
+    source, out = files
+    model = RMT('tiny')
+    torch.save(imagenet_file(model, token_label=True), source)
+    convert(source, out, '--arch', 'tiny')
+    said = capsys.readouterr().out
+    assert 'RMT-T ImageNet classifier with token labelling, 1000 classes' in said
+    assert 'matched: 357 tensors; renamed: none' in said
+    assert 'Relpos' in said
+    assert 'optimizer' in said
+    assert 'filled: extra_norms.0.weight' in said
+    checkpoint = read_checkpoint(out)
+    assert set(checkpoint) == {'meta', 'state_dict'}
+    assert checkpoint['state_dict'].keys() == model.state_dict().keys()
+    load_backbone(model, out)
+    assert_holds(model, numbered(model), but='extra_norms.')
+    assert torch.equal(model.extra_norms['0'].weight, torch.ones(64))
+
+
+def test_model_ema_is_converted_when_asked(files):
+    source, out = files
+    model = RMT('tiny')
+    torch.save(imagenet_file(model), source)
+    convert(source, out, '--ema')
+    load_backbone(model, out)
+    assert_holds(model, numbered(model, start=0.5), but='extra_norms.')
+
+
+@pytest.mark.parametrize('kind', ['Mask R-CNN', 'RetinaNet', 'Semantic FPN'])
+def test_a_dropped_head_lets_own_classes_be_trained(kind, files, capsys):
+    source, out = files
+    config = SMALLEST[kind]
+    file = downstream_file(build(config), numbered(build(config)))
+    torch.save(file, source)
+    mine = build(config, 2)
+    with pytest.raises(CheckpointError, match='--drop-head'):
+        fit_checkpoint(mine, read_checkpoint(source), training=True)
+    convert(source, out, '--drop-head')
+    result = fit_checkpoint(mine, read_checkpoint(out), training=True)
+    assert result.filled
+    assert all(name in capsys.readouterr().out for name in result.filled[:1])
+    assert {n.rsplit('.', 1)[0].rsplit('.', 1)[-1] for n in result.filled} <= {
+        'fc_cls', 'fc_reg', 'conv_logits', 'retina_cls', 'conv_seg'
+    }  # fmt: skip
+    for name, tensor in result.state_dict.items():
+        if name not in result.filled:
+            assert torch.equal(tensor, file['state_dict'][name]), name
+    with pytest.raises(CheckpointError, match='without the heads'):
+        fit_checkpoint(mine, read_checkpoint(out), training=False)
+
+
+@pytest.mark.parametrize('kind', SMALLEST)
+def test_class_layers_are_those_whose_size_follows_the_class_count(kind):
+    shapes = [
+        {name: tensor.shape for name, tensor in build(SMALLEST[kind], count).state_dict().items()}
+        for count in (2, 5)
+    ]
+    differ = {name for name in shapes[0] if shapes[0][name] != shapes[1][name]}
+    assert differ == {name for name in shapes[0] if CLASS_LAYER.match(name)}
+
+
+def test_a_custom_size_is_checked_against_its_config(files, tmp_path):
+    source, out = files
+    config = tmp_path / 'mini.py'
+    config.write_text(f'model = dict(type="RMTHolder", backbone=dict(type="RMT", arch={MINI}))')
+    from mmengine.model import BaseModule
+    from mmengine.registry import MODELS
+
+    @MODELS.register_module(force=True)
+    class RMTHolder(BaseModule):
+        def __init__(self, backbone):
+            super().__init__()
+            self.backbone = MODELS.build(backbone)
+
+    model = RMT(MINI)
+    torch.save({'model': numbered(model)}, source)
+    with pytest.raises(CheckpointError, match=r'RMT of custom size .*; give the --config'):
+        convert(source, out)
+    convert(source, out, '--config', config)
+    load_backbone(model, out)
+    assert_holds(model, numbered(model))
+    with pytest.raises(CheckpointError, match='released code has no RMT of this size'):
+        convert(source, out + '2', '--config', config, '--to', 'released')
+
+
+# --- nothing is written unless all of it is right ------------------------------------------------
+
+
+def spoil_missing(state_dict):
+    del state_dict['layers.1.blocks.0.ffn.fc1.bias']
+
+
+def spoil_extra(state_dict):
+    state_dict['layers.1.blocks.0.extra'] = torch.zeros(1)
+
+
+def spoil_nan(state_dict):
+    state_dict['layers.1.blocks.0.ffn.fc1.bias'][3] = float('nan')
+
+
+@pytest.mark.parametrize(('spoil', 'words'), [
+    (spoil_missing, 'the file is incomplete (1 missing: layers.1.blocks.0.ffn.fc1.bias)'),
+    (spoil_extra, '1 unexplained: layers.1.blocks.0.extra'),
+    (spoil_nan, 'layers.1.blocks.0.ffn.fc1.bias holds NaN or infinity'),
+])  # fmt: skip
+def test_nothing_is_written_of_a_wrong_file(spoil, words, files):
+    source, out = files
+    weights = numbered(RMT('tiny'))
+    spoil(weights)
+    torch.save({'model': weights}, source)
+    with pytest.raises(CheckpointError) as caught:
+        convert(source, out)
+    assert words in str(caught.value)
+    assert os.listdir(os.path.dirname(out)) == ['in.pth']
+
+
+def test_a_head_that_is_not_whole_is_refused_without_a_config_given(files):
+    source, out = files
+    model = build(SMALLEST['Semantic FPN'])
+    file = downstream_file(model, numbered(model))
+    del file['state_dict']['neck.fpn_convs.2.conv.weight']
+    torch.save(file, source)
+    with pytest.raises(CheckpointError, match=r'1 missing: neck\.fpn_convs\.2\.conv\.weight'):
+        convert(source, out)
+    assert not os.path.exists(out)
+
+
+def test_a_failed_write_leaves_nothing_behind(files, monkeypatch):
+    source, out = files
+    torch.save({'model': numbered(RMT('tiny'))}, source)
+
+    def full(data, path):
+        Path(path).write_bytes(b'PK half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('backbone.export.torch.save', full)
+    with pytest.raises(CheckpointError, match=r'cannot be written .*No space left'):
+        convert(source, out)
+    assert os.listdir(os.path.dirname(out)) == ['in.pth']
+
+
+def test_an_existing_file_is_kept(files):
+    source, out = files
+    torch.save({'model': numbered(RMT('tiny'))}, source)
+    Path(out).write_text('precious')
+    with pytest.raises(CheckpointError, match='exists; give another name'):
+        convert(source, out)
+    assert Path(out).read_text() == 'precious'
+
+
+def test_another_arch_or_no_class_layers_are_refused(files):
+    source, out = files
+    torch.save({'model': numbered(RMT('tiny'))}, source)
+    with pytest.raises(CheckpointError, match='these are RMT-T backbone; --arch asks for RMT-S'):
+        convert(source, out, '--arch', 'small')
+    with pytest.raises(CheckpointError, match='has no class layers to drop'):
+        convert(source, out, '--drop-head')
+    with pytest.raises(CheckpointError, match="no weights under 'model_ema'"):
+        convert(source, out, '--ema')
+    with pytest.raises(cli.UserError, match='no such config'):
+        convert(source, out, '--config', 'nowhere.py')
+
+
+# --- inspecting ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('arch', 'parameters'), [('tiny', '14,334,216'), ('small', '26,967,240')])
+def test_inspect_tells_what_an_imagenet_file_is(arch, parameters, files, capsys):
+    torch.save(imagenet_file(RMT(arch)), files[0])
+    convert('--inspect', files[0])
+    said = ' '.join(capsys.readouterr().out.split())
+    variant = VARIANTS[arch]
+    for words in (
+        'kind: ImageNet classifier',
+        f'variant: RMT-{variant.letter} (released as {variant.released_name})',
+        f'parameters: {parameters} in',
+        'classes: 1000',
+        'epoch: 299',
+        'also inside: optimizer, model_ema, args complete',
+        ': the backbone is',
+    ):
+        assert words in said, said
+
+
+def test_inspect_tells_what_a_detector_is_and_what_is_wrong(files, capsys):
+    model = build(SMALLEST['RetinaNet'], 2)
+    file = downstream_file(model, numbered(model), classes=('cat', 'dog'))
+    del file['state_dict']['backbone.patch_embed.proj.0.bias']
+    torch.save(file, files[0])
+    convert('--inspect', files[0])
+    said = ' '.join(capsys.readouterr().out.split())
+    for words in (
+        'kind: RetinaNet variant: RMT-T (released as RMT_T3)',
+        'classes: 2 (cat, dog)',
+        'epoch: 12',
+        'written by: mmdet_version 2.11.0',
+        'complete: no: the file is incomplete (1 missing: patch_embed.proj.0.bias)',
+    ):
+        assert words in said, said
+
+
+def test_a_refusal_is_one_line_and_a_failure(tmp_path):
+    page = tmp_path / 'page.pth'
+    page.write_text('<html>sign in</html>')
+    command = [sys.executable, str(ROOT / 'tools/convert_checkpoint.py'), '--inspect', str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ''
+    assert done.stderr.strip() == (
+        f'error: {page}: an HTML page saved under this name (a login or error page?); download it '
+        'again'
+    )
