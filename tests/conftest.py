@@ -12,6 +12,8 @@ from types import ModuleType
 import mmengine.config.utils as config_utils
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from tiny_data import write_ade, write_coco
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,6 +103,23 @@ def tiny_seg(tiny_ade: Path) -> list[str]:
         'train_cfg.val_interval=2',
         'default_hooks.checkpoint.interval=2',
     ]
+
+
+@pytest.fixture(scope='session')
+def checkpoints(
+    tmp_path_factory: pytest.TempPathFactory, tiny_det: list[str], tiny_seg: list[str]
+) -> dict[str, Path]:
+    """Checkpoints of untrained models, by config."""
+    folder = tmp_path_factory.mktemp('checkpoints')
+    made = {}
+    for config in (DET_CONFIG, SEG_CONFIG):
+        cfg = Config.fromfile(ROOT / config)
+        init_default_scope(cfg.default_scope)
+        torch.manual_seed(0)
+        model = MODELS.build(cfg.model)
+        made[config] = folder / f'{Path(config).stem}.pth'
+        torch.save({'meta': {}, 'state_dict': model.state_dict()}, made[config])
+    return made
 
 
 def load_tool(name: str) -> ModuleType:

@@ -7,27 +7,7 @@ from pathlib import Path
 
 import cv2
 import pytest
-import torch
 from conftest import DET_CONFIG, ROOT, SEG_CONFIG, run_command
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-
-
-@pytest.fixture(scope='module')
-def checkpoints(
-    tmp_path_factory: pytest.TempPathFactory, tiny_det: list[str], tiny_seg: list[str]
-) -> dict[str, Path]:
-    """Checkpoints of untrained models, by config."""
-    folder = tmp_path_factory.mktemp('checkpoints')
-    made = {}
-    for config in (DET_CONFIG, SEG_CONFIG):
-        cfg = Config.fromfile(ROOT / config)
-        init_default_scope(cfg.default_scope)
-        torch.manual_seed(0)
-        model = MODELS.build(cfg.model)
-        made[config] = folder / f'{Path(config).stem}.pth'
-        torch.save({'meta': {}, 'state_dict': model.state_dict()}, made[config])
-    return made
 
 
 def metrics(work_dir: Path) -> dict:

@@ -115,26 +115,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config of ``args.config`` with the command line's changes and a work directory.
+    """:func:`read_config`, with the launcher and a work directory for a runner."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    name = Path(args.config).stem
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', name)
+    return cfg
+
+
+def read_config(name: str, options: dict) -> Config:
+    """The config of that path with the changes of ``--cfg-options``, its top-level keys applied.
 
     A relative path is looked up in the working directory, then in this project.
 
     Raises:
         UserError: no such config, one that does not load, or a change that does not fit it.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    path = find_config(args.config)
+    path = find_config(name)
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
-        raise UserError(
-            f'{path}: not a config: {type(error).__name__}: {one_line(error)}'
-        ) from error
-    _merge(cfg, args.cfg_options)
-    cfg.launcher = args.launcher
-    cfg.work_dir = (
-        args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
-    )
+        reason = f'{type(error).__name__}: {one_line(error)}'
+        raise UserError(f'{path}: not a config: {reason}') from error
+    _merge(cfg, options)
     return apply_keys(cfg)
 
 
