@@ -74,7 +74,7 @@ train_dataloader = dict(
 val_dataloader = dict(dataset=dict(metainfo=metainfo, pipeline=test_pipeline), **loader)
 test_dataloader = val_dataloader
 
-max_iters = 400
+max_iters = 390
 warmup = 30
 train_cfg = dict(
     _delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 3
@@ -100,7 +100,7 @@ param_scheduler = [
     ),
 ]
 default_hooks = dict(
-    logger=dict(interval=10),
+    logger=dict(interval=10, log_metric_by_epoch=False),
     checkpoint=dict(
         by_epoch=False, interval=max_iters, save_optimizer=False, save_param_scheduler=False
     ),
