@@ -8,5 +8,5 @@ runner_type = 'RMTRunner'
 # The other key, `data_root`, stands in the data sets' bases.
 pretrained = None
 
-# Weights load completely or are refused.
-custom_hooks = [dict(type='StrictLoadHook')]
+# Weights load completely or are refused; a resumed run goes on as if it had not stopped.
+custom_hooks = [dict(type='StrictLoadHook'), dict(type='SeedByIterationHook')]
