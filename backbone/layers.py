@@ -59,7 +59,8 @@ class ResidualConv2d(nn.Conv2d):
     """Depthwise ``x + conv(x)`` in one pass: the sum is a 1 more in the middle of each filter."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if weight.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
+        # meta tensors, which count costs, know no autocast
+        if x.is_meta or weight.dtype != torch.float32 or torch.is_autocast_enabled(x.device.type):
             return x + super()._conv_forward(x, weight, bias)  # there 1 + weight would be rounded
         identity = F.pad(weight.new_ones(1, 1, 1, 1), (self.padding[0],) * 4)
         return super()._conv_forward(x, weight + identity, bias)
