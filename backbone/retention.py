@@ -291,7 +291,7 @@ def stage_tables(
         if key in _cache:
             _cache.move_to_end(key)
             return _cache[key]
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with torch.inference_mode(False), torch.no_grad():
         tables = implementation.tables(d, decay_rates(n, span, device), H, W)
     if sum(t.untyped_storage().nbytes() for t in tables) <= CACHED_BYTES:
         with _cache_lock:
