@@ -1,0 +1,64 @@
+"""metafile.yml and model-index.yml in OpenMMLab's format, by which its tools find configs."""
+
+from itertools import groupby
+from typing import Any
+
+import yaml
+from paper import Row
+from results import status
+
+HEAD = '# Written by tools/report.py from docs/paper.yml and docs/results.json: change those.\n'
+TASKS = {'bbox': ('Object Detection', 'box AP'), 'segm': ('Instance Segmentation', 'mask AP')}
+
+
+def metafile(rows: list[Row], results: dict[str, dict]) -> str:
+    """The models of one folder, a collection for each family of configs."""
+    content: dict[str, list] = {'Collections': [], 'Models': []}
+    for table, group in groupby(rows, key=lambda row: row.table):
+        collection = f'RMT {table.title}'
+        content['Collections'].append(
+            {
+                'Name': collection,
+                'Metadata': {'Training Data': table.dataset, 'Architecture': ['RMT', table.title]},
+                'Paper': {
+                    'URL': 'https://arxiv.org/abs/2309.11523',
+                    'Title': 'RMT: Retentive Networks Meet Vision Transformers',
+                },
+                'README': f'{table.folder}/README.md',
+            }
+        )
+        content['Models'] += [model(row, collection, results[row.name]) for row in group]
+    return HEAD + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+
+
+def model(row: Row, collection: str, result: dict[str, Any]) -> dict[str, Any]:
+    entry = {
+        'Name': row.name,
+        'In Collection': collection,
+        'Config': row.config,
+        'Metadata': {
+            'Schedule': row.table.schedule,
+            'Parameters': result['params'],
+            'FLOPs': result['flops_paper'],
+            'Input': list(row.shape),
+        },
+    }
+    reproduced = status(row, result['run']) == 'reproduced'
+    metrics = result['run']['metrics'] if reproduced else row.paper
+    if metrics:
+        entry['Metadata']['Results from'] = 'this project' if reproduced else 'the paper'
+        entry['Results'] = [
+            {'Task': task, 'Dataset': row.table.dataset, 'Metrics': {label: metrics[name]}}
+            for name, (task, label) in _tasks(row).items()
+        ]
+    return entry
+
+
+def _tasks(row: Row) -> dict[str, tuple[str, str]]:
+    if 'mIoU' in row.table.metrics:
+        return {'mIoU': ('Semantic Segmentation', 'mIoU')}
+    return {f'{kind}_mAP': t for kind, t in TASKS.items() if f'{kind}_mAP' in row.table.metrics}
+
+
+def model_index(metafiles: list[str]) -> str:
+    return HEAD + yaml.safe_dump({'Import': metafiles})

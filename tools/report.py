@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""Write the tables of paper against ours from docs/paper.yml and what runs left behind.
+
+Takes up the evaluations below every --runs folder, counts costs where a config changed, and writes
+docs/results.json, docs/report.html, the README.md and metafile.yml of both config folders, and
+model-index.yml. Nothing in those files is typed by hand.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cli
+from metafile import metafile, model_index
+from paper import ROOT, Row, read_paper
+from report_html import html_page
+from report_markdown import markdown_page
+from results import RESULTS, update_results
+
+FOLDERS = ('det_configs', 'seg_configs')
+
+
+def render(rows: list[Row], results: dict[str, dict]) -> dict[str, Callable[[], str]]:
+    """What makes each generated file's text, by the file's path from the root."""
+    _, peers = read_paper()
+    files = {'docs/report.html': lambda: html_page(rows, results, peers)}
+    for folder in FOLDERS:
+        own = [row for row in rows if row.table.folder == folder]
+        files[f'{folder}/README.md'] = lambda own=own: markdown_page(own, results)
+        files[f'{folder}/metafile.yml'] = lambda own=own: metafile(own, results)
+    files['model-index.yml'] = lambda: model_index([f'{folder}/metafile.yml' for folder in FOLDERS])
+    return files
+
+
+def write(path: Path, text: str) -> None:
+    """Write beside, then put in place: an interrupted write leaves the old file."""
+    beside = path.with_name(path.name + '.new')
+    beside.write_text(text, encoding='utf-8')
+    os.replace(beside, path)
+    print(path.relative_to(ROOT))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n\n')[0])
+    parser.add_argument('--runs', type=Path, nargs='*', default=[], help='folders of work dirs')
+    parser.add_argument('--recount', action='store_true', help='count all costs anew')
+    args = parser.parse_args()
+    rows, _ = read_paper()
+    results = update_results(rows, args.runs, args.recount)
+    texts = {path: make() for path, make in render(rows, results).items()}  # all, then write
+    write(RESULTS, json.dumps(results, indent=1) + '\n')
+    for path, text in texts.items():
+        write(ROOT / path, text)
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,87 @@
+"""Paper against ours as a README of a config folder."""
+
+from itertools import groupby
+from typing import Any
+
+from paper import Row
+from results import TOLERANCE, status
+
+SHORT = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'mIoU': 'mIoU'}
+"""Metrics that a README shows, by the heading of their columns."""
+
+INTRO = """\
+<!-- Written by tools/report.py from docs/paper.yml and docs/results.json: change those. -->
+
+# {title}
+
+Paper against ours, row by row. **Params** in M and **FLOPs** in G multiply-adds at the stated \
+input stand as *paper / counted here* (`tools/get_flops.py`): FLOPs of convolutions and linear \
+layers, as the paper counts; **all** adds the attention's products ([why](../docs/costs.md)). \
+Metrics in percent: *paper*, then *ours* with the difference where there is a run.
+
+Status: **paper**, the paper's number alone; **reproduced**, the whole validation set evaluated \
+here, at most {tolerance} below the paper; **measured on a subset**, fewer images or other test \
+settings, so not comparable with the paper; **not run**, neither. How to run each row, and what to \
+expect: [docs/reproduction.md](../docs/reproduction.md). All metrics and plots: \
+[docs/report.html](../docs/report.html).
+"""
+TITLES = {'det_configs': 'Detection on COCO', 'seg_configs': 'Segmentation on ADE20K'}
+
+
+def markdown_page(rows: list[Row], results: dict[str, dict]) -> str:
+    """The README of a folder with these rows."""
+    parts = [INTRO.format(title=TITLES[rows[0].table.folder], tolerance=TOLERANCE)]
+    for table, group in groupby(rows, key=lambda row: row.table):
+        metrics = [name for name in table.metrics if name in SHORT]
+        head = ['config', 'input', 'params', 'FLOPs', 'all']
+        for name in metrics:
+            head += [SHORT[name], 'ours']
+        lines = [row_cells(row, results[row.name], metrics) for row in group]
+        parts.append(
+            f'\n## {table.title} ({table.schedule})\n\n' + text_table([*head, 'status'], lines)
+        )
+    notes = [
+        f'- `{row.name}`: {note}' for row in rows if (note := run_note(results[row.name]['run']))
+    ]
+    if notes:
+        parts.append('\n## Runs\n\n' + '\n'.join(notes) + '\n')
+    return ''.join(parts)
+
+
+def row_cells(row: Row, result: dict[str, Any], metrics: list[str]) -> list[str]:
+    cells = [
+        f'[{row.name}]({row.name}.py)',
+        f'{row.shape[0]}×{row.shape[1]}',
+        f'{number(row.params)} / {result["params"] / 1e6:.1f}',
+        f'{number(row.flops)} / {result["flops_paper"] / 1e9:.1f}',
+        f'{result["flops_total"] / 1e9:.1f}',
+    ]
+    for name in metrics:
+        cells += [number(row.paper.get(name)), ours(row, result['run'], name)]
+    return [*cells, status(row, result['run'])]
+
+
+def number(value: float | None) -> str:
+    return '–' if value is None else f'{value:g}' if value > 100 else f'{value}'
+
+
+def ours(row: Row, run: dict[str, Any] | None, metric: str) -> str:
+    """Our value, and the difference where it may be compared with the paper's."""
+    if not run or metric not in run['metrics']:
+        return '–'
+    value = run['metrics'][metric]
+    if metric not in row.paper or status(row, run) == 'measured on a subset':
+        return f'{value:.1f}'
+    return f'{value:.1f} ({value - row.paper[metric]:+.1f})'
+
+
+def run_note(run: dict[str, Any] | None) -> str:
+    if not run:
+        return ''
+    changed = f'; changed: {", ".join(run["changed"])}' if run['changed'] else ''
+    return f'{run["checkpoint"]}, {run["images"]} images, {run["time"]}{changed}'
+
+
+def text_table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ['---'] + ['---:'] * (len(head) - 2) + ['---'], *rows]
+    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
