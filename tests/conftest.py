@@ -133,22 +133,24 @@ def load_tool(name: str) -> ModuleType:
     return sys.modules[key]
 
 
-@pytest.fixture
-def run_tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def call_tool(name: str, *arguments: object) -> int:
     """Run ``tools/NAME.py`` in this process with arguments; returns the exit status."""
+    import cli
 
-    def run(name: str, *arguments: object) -> int:
-        import cli
-
-        monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, arguments)])
-        monkeypatch.delenv('LOCAL_RANK', raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', [f'{name}.py', *map(str, arguments)])
+        patch.delenv('LOCAL_RANK', raising=False)
         try:
             cli.run(load_tool(name).main)
         except SystemExit as end:
             return int(end.code or 0)
         return 0
 
-    return run
+
+@pytest.fixture
+def run_tool() -> Callable[..., int]:
+    """:func:`call_tool`"""
+    return call_tool
 
 
 def run_command(*command: object, cwd: Path, **env: str) -> subprocess.CompletedProcess:

@@ -77,3 +77,17 @@ def test_predictions_need_a_pickles_name(
     )  # fmt: skip
     assert status == 2
     assert 'give a file that ends in .pkl' in capfd.readouterr().err
+
+
+def test_checkpoint_of_another_model_is_refused_in_one_line(
+    tmp_path: Path, tiny_det: list[str], checkpoints: dict[str, Path],
+    run_tool: Callable[..., int], capfd: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    status = run_tool(
+        'test', DET_CONFIG, checkpoints[SEG_CONFIG], '--work-dir', tmp_path,
+        '--cfg-options', *tiny_det,
+    )  # fmt: skip
+    assert status == 2
+    errors = [x for x in capfd.readouterr().err.splitlines() if x.startswith('error: ')]
+    assert len(errors) == 1
+    assert str(checkpoints[SEG_CONFIG]) in errors[0]

@@ -54,6 +54,8 @@ def find_images(names: list[str]) -> list[Path]:
 def build(cfg: Config, checkpoint: str, device: str) -> tuple[nn.Module, Callable]:
     """A model with the checkpoint's weights and class names, and its framework's inference call."""
     if cfg.default_scope == 'mmseg':
+        # mmseg reads this copy, which --cfg-options test_dataloader... would not reach
+        cfg.test_pipeline = cfg.test_dataloader.dataset.pipeline
         from mmseg.apis import inference_model as infer
         from mmseg.apis import init_model as init
     else:
@@ -61,7 +63,7 @@ def build(cfg: Config, checkpoint: str, device: str) -> tuple[nn.Module, Callabl
         from mmdet.apis import init_detector as init
     init_default_scope(cfg.default_scope)
     try:
-        model = init(cfg, None, device)
+        model = init(cfg, device=device)
     except (ValueError, TypeError, KeyError, AssertionError, RuntimeError) as error:
         raise cli.UserError(f'{cfg.filename}: cannot be built: {cli.one_line(error)}') from error
     meta = load_model(model, checkpoint).get('meta') or {}
