@@ -16,12 +16,12 @@ PLOTS = {'mask_rcnn_1x': 'box AP', 'upernet_160k': 'mIoU'}
 
 CSS = """\
 :root{color-scheme:light dark;--line:#8884;--soft:#888}
-body{font:15px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
+.scroll{overflow-x:auto}table{font-size:.86rem;border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:.25rem .5rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
 th:first-child,td:first-child,td:last-child{text-align:left}small{color:var(--soft)}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(22rem,1fr));gap:1rem}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(30rem,1fr));gap:1rem}
 figure{margin:0;background:#fff;border-radius:6px}svg{width:100%;height:auto}
 """
 
@@ -55,8 +55,7 @@ def html_page(rows: list[Row], results: dict[str, dict], peers: dict) -> str:
 
 def html_table(rows: list[Row], results: dict[str, dict]) -> str:
     metrics = rows[0].table.metrics
-    names = [m.replace('bbox_mAP', 'box AP').replace('segm_mAP', 'mask AP') for m in metrics]
-    head = ['config', 'input', 'params', 'FLOPs', 'all', *(n.replace('_', '&nbsp;') for n in names)]
+    head = ['config', 'input', 'params', 'FLOPs', 'all', *map(metric_title, metrics)]
     lines = [cells([*head, 'status'], 'th')]
     for row in rows:
         result = results[row.name]
@@ -75,6 +74,13 @@ def html_table(rows: list[Row], results: dict[str, dict]) -> str:
     return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
 
 
+def metric_title(name: str) -> str:
+    """'bbox_mAP_50' -> 'box AP50', 'bbox_mAP_s' -> 'box APS'; others as they are."""
+    kind, _, rest = name.partition('_mAP')
+    kinds = {'bbox': 'box AP', 'segm': 'mask AP'}
+    return kinds[kind] + rest.strip('_').upper() if kind in kinds else name
+
+
 def cells(texts: list[str], tag: str) -> str:
     return f'<tr>{"".join(f"<{tag}>{text}</{tag}>" for text in texts)}</tr>\n'
 
@@ -86,13 +92,13 @@ def plot(rows: list[Row], results: dict[str, dict], peers: dict, axis: str, metr
     with mpl.rc_context({'svg.hashsalt': 'rmt', 'font.size': 9}):
         figure = Figure(figsize=(5.2, 3.6), layout='constrained')
         axes = figure.add_subplot()
+        ends = {}
         for name, sizes in peers.items():
             points = [(v[column], v[2]) for v in sizes.values() if v[column] is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), 'o-', color='0.72', ms=3, lw=1, zorder=1)
-                axes.annotate(
-                    name, points[-1], (4, -3), textcoords='offset points', color='0.5', fontsize=7
-                )
+                ends[name] = points[-1]
+        _name_peers(axes, ends)
         values = [row.paper[headline] for row in rows]
         measured = {
             key: [results[row.name][key] for row in rows]
@@ -108,7 +114,7 @@ def plot(rows: list[Row], results: dict[str, dict], peers: dict, axis: str, metr
             axes.set_xlabel('multiply-adds (G); peers as they count')
         axes.set_ylabel(f'{metric}, as published (%)')
         axes.set_title(rows[0].table.title, loc='left', fontsize=10)
-        axes.margins(x=0.12)
+        axes.margins(x=0.06)
         axes.spines[['top', 'right']].set_visible(False)
         axes.legend(frameon=False, loc='lower right', fontsize=8)
         buffer = io.StringIO()
@@ -117,8 +123,23 @@ def plot(rows: list[Row], results: dict[str, dict], peers: dict, axis: str, metr
     return svg[svg.index('<svg') :]
 
 
+def _name_peers(axes: Any, ends: dict[str, tuple[float, float]]) -> None:
+    """Names at the right edge, by height, at least a line apart, with a thin leader each."""
+    low, high = axes.get_ylim()
+    line, last = (high - low) / 24, float('-inf')
+    for name, end in sorted(ends.items(), key=lambda item: item[1][1]):
+        last = max(end[1], last + line)
+        place = (1.01, (last - low) / (high - low))
+        leader = dict(arrowstyle='-', color='0.85', lw=0.6, shrinkA=0, shrinkB=2)
+        axes.annotate(
+            name, end, place, textcoords='axes fraction', va='center', color='0.45', fontsize=7,
+            arrowprops=leader,
+        )  # fmt: skip
+    axes.set_ylim(low, high)
+
+
 def _curve(axes: Any, x: list[float], y: list[float], rows: list[Row], label: str, style: str):
     axes.plot(x, y, f'o{style}', color='#c2410c', ms=5, lw=1.8, zorder=3, label=label)
     for row, place in zip(rows, zip(x, y, strict=True), strict=True):
         if style == '-':
-            axes.annotate(row.variant, place, (-4, 6), textcoords='offset points', weight='bold')
+            axes.annotate(row.variant, place, (-11, 4), textcoords='offset points', weight='bold')
