@@ -2,8 +2,8 @@
 """Write the tables of paper against ours from docs/paper.yml and what runs left behind.
 
 Takes up the evaluations below every --runs folder, counts costs where a config changed, and writes
-docs/results.json, docs/report.html, the README.md and metafile.yml of both config folders, and
-model-index.yml. Nothing in those files is typed by hand.
+docs/results.json, docs/report.html, the README.md and metafile.yml of both config folders,
+model-index.yml, and the variants' table in README.md. Nothing of those is typed by hand.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import cli
 from metafile import metafile, model_index
 from paper import ROOT, Row, read_paper
 from report_html import html_page
-from report_markdown import markdown_page
+from report_markdown import markdown_page, with_variants
 from results import RESULTS, update_results
 
 FOLDERS = ('det_configs', 'seg_configs')
@@ -25,7 +25,11 @@ FOLDERS = ('det_configs', 'seg_configs')
 def render(rows: list[Row], results: dict[str, dict]) -> dict[str, Callable[[], str]]:
     """What makes each generated file's text, by the file's path from the root."""
     _, peers = read_paper()
-    files = {'docs/report.html': lambda: html_page(rows, results, peers)}
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    files = {
+        'docs/report.html': lambda: html_page(rows, results, peers),
+        'README.md': lambda: with_variants(readme, rows, results),
+    }
     for folder in FOLDERS:
         own = [row for row in rows if row.table.folder == folder]
         files[f'{folder}/README.md'] = lambda own=own: markdown_page(own, results)

@@ -1,10 +1,14 @@
 """Paper against ours as a README of a config folder."""
 
+import re
 from itertools import groupby
 from typing import Any
 
+import cli
 from paper import Row
 from results import TOLERANCE, status
+
+from backbone.variants import VARIANTS
 
 SHORT = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'mIoU': 'mIoU'}
 """Metrics that a README shows, by the heading of their columns."""
@@ -85,3 +89,31 @@ def run_note(run: dict[str, Any] | None) -> str:
 def text_table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ['---'] + ['---:'] * (len(head) - 2) + ['---'], *rows]
     return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def with_variants(readme: str, rows: list[Row], results: dict[str, dict]) -> str:
+    """The project's README with its table of variants, between two comments, made anew."""
+    by_family = {(row.table.name, row.variant): row for row in rows}
+    lines = []
+    for arch, variant in VARIANTS.items():
+        detector = by_family['mask_rcnn_1x', variant.letter]
+        segmentor = by_family['upernet_160k', variant.letter]
+        cost = results[detector.name]
+        box, mask = (number(detector.paper[name]) for name in ('bbox_mAP', 'segm_mAP'))
+        gigas = (f'{cost[key] / 1e9:.0f}' for key in ('flops_paper', 'flops_total'))
+        lines.append(
+            [
+                f'`{arch}`',
+                f'RMT-{variant.letter}',
+                f'{box} / {mask}',
+                number(segmentor.paper.get('mIoU')),
+                f'{cost["params"] / 1e6:.1f} M',
+                ' / '.join(gigas),
+            ]
+        )
+    head = ['`arch`', 'paper', 'box / mask AP', 'mIoU', 'parameters', 'G multiply-adds']
+    mark = re.compile(r'(<!-- variants[^>]*-->\n).*?(<!-- /variants -->)', re.DOTALL)
+    if not mark.search(readme):
+        raise cli.UserError('README.md: no comments <!-- variants --> and <!-- /variants -->')
+    table = text_table(head, lines)
+    return mark.sub(lambda found: f'{found[1]}{table}{found[2]}', readme)
