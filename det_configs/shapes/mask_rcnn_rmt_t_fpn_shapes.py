@@ -85,7 +85,6 @@ optim_wrapper = dict(
     # `fused` is PyTorch's one-kernel step; the usual loop over 380 tensors takes 0.1 s an iteration
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=5.0),
-    paramwise_cfg=dict(norm_decay_mult=0.0),
 )
 auto_scale_lr = dict(enable=False)
 param_scheduler = [
