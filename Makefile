@@ -1,5 +1,6 @@
 # Everything runs from one virtual environment, made by the first command that needs it.
 VENV ?= .venv
+JOBS ?= $(shell nproc)
 PYTHON_IN := $(VENV)/bin/python
 export VENV TORCH REQUIREMENTS PYTHON MAX_JOBS
 
@@ -18,8 +19,8 @@ demo: setup  ## train and evaluate Mask R-CNN RMT-T on a built-in dataset, or on
 demo-seg: setup  ## the same for semantic segmentation
 	$(PYTHON_IN) tools/demo.py segmentation
 
-test: setup  ## run the tests
-	$(PYTHON_IN) -m pytest $(ARGS)
+test: setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes to pytest
+	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup  ## check style and formatting
 	$(PYTHON_IN) -m ruff check .

@@ -19,7 +19,8 @@ from tiny_data import write_ade, write_coco
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / 'tools'
 sys.path.insert(0, str(TOOLS))
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# `make test` runs one process a core, which then has to do with one thread
+torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else min(2, os.cpu_count() or 1))
 # for each `mmdet::` base mmengine reads all of mmdet's metafiles again, seconds a config
 config_utils.load = functools.cache(config_utils.load)
 

@@ -16,6 +16,7 @@ case "$1 $2" in
 "-m pip")
     shift 2
     [ "$1" = --version ] && exit 0
+    [ "$1" = freeze ] && { grep -o 'onedl-mmcv==.*' "$CALLS" 2>/dev/null; exit 0; }
     [ "$1 $2" = "show -q" ] && exit 1
     echo "$*" >>"$CALLS"
     [ -n "$FAIL" ] && [[ "$*" == *"$FAIL"* ]] && { echo "ERROR: no luck" >&2; exit 1; }
@@ -82,6 +83,13 @@ def test_second_run_does_nothing(setup: Setup, project: Path) -> None:
     assert calls(project) == before
 
 
+def test_operators_that_are_there_are_not_announced_again(setup: Setup, project: Path) -> None:
+    setup(FAIL='--editable')
+    again = setup()
+    assert '2/4 onedl-mmcv==2.3.6 is there' in again.stdout
+    assert 'min with' not in again.stdout
+
+
 @pytest.mark.parametrize('step', ['torch', 'mmcv', '-r requirements.txt', '--editable'])
 def test_run_that_failed_is_taken_up_again(step: str, setup: Setup, project: Path) -> None:
     failed = setup(FAIL=step)
@@ -90,16 +98,25 @@ def test_run_that_failed_is_taken_up_again(step: str, setup: Setup, project: Pat
     assert 'setup.log' in failed.stderr.splitlines()[-1]
     (project / 'calls').unlink()
     assert setup().returncode == 0
+    assert calls(project)[-1].endswith('--editable .')
     assert len(calls(project)) == 4
 
 
 def test_another_torch_and_another_set(setup: Setup, project: Path) -> None:
-    setup()
-    (project / 'calls').unlink()
-    done = setup(TORCH='torch==2.10.0', REQUIREMENTS='requirements-openmmlab.txt')
+    other = {'TORCH': 'torch==2.10.0', 'REQUIREMENTS': 'requirements-openmmlab.txt'}
+    done = setup(**other, VENV='.venv-2')
     assert done.returncode == 0, done.stderr
     assert calls(project)[0].endswith('torch==2.10.0')
     assert calls(project)[1].endswith(' mmcv==2.1.0')
+
+
+def test_two_sets_do_not_mix_in_one_environment(setup: Setup, project: Path) -> None:
+    setup()
+    before = calls(project)
+    done = setup(REQUIREMENTS='requirements-openmmlab.txt')
+    assert done.returncode == 2
+    assert 'holds the other package set' in done.stderr
+    assert calls(project) == before
 
 
 @pytest.mark.parametrize(

@@ -70,21 +70,31 @@ explain() {  # explain COMMAND: what the log says of its failure
 }
 trap 'fail "interrupted; make setup begins again with the step it was at"' INT TERM
 
+installed=$("$python" -m pip freeze 2>/dev/null || true)
+mmcv=$(grep -oE '^(onedl-)?mmcv==[^ ;#]+' "$REQUIREMENTS")
+# onedl-mmcv and mmcv have the same files: together in one environment they spoil each other
+if grep -qE '^(onedl-)?mmcv==' <<<"$installed" && ! grep -q "^${mmcv%%==*}==" <<<"$installed"; then
+    fail "$VENV holds the other package set: name another place, VENV=.venv-2, or remove it"
+fi
+
 say "1/4 torch ($TORCH)"
 # shellcheck disable=SC2086  # TORCH may name several requirements
 run "$python" -m pip install -r requirements-build.txt $TORCH
 
-mmcv=$(grep -oE '^(onedl-)?mmcv==[^ ;#]+' "$REQUIREMENTS")
-say "2/4 $mmcv: its operators are compiled unless pip kept them from an earlier build"
-say "    the build takes about 20 core-minutes: some $((20 / JOBS + 1)) min with $JOBS compilers"
-# -g0: Python's own flags ask for debug symbols, which double the time. Appended last, it wins.
-{
-    printf '\n+ pip install %s\n' "$mmcv"
-    PYTHONUNBUFFERED=1 MAX_JOBS=$JOBS PATH="$PWD/$VENV/bin:$PATH" \
-        CFLAGS="${CFLAGS:-} -g0" CXXFLAGS="${CXXFLAGS:-} -g0" \
-        "$python" -m pip install -v --no-deps --no-build-isolation "$mmcv" 2>&1
-} | tee -a "$LOG" | bash tools/build_progress.sh ||
-    explain "pip install $mmcv"
+if grep -qx "$mmcv" <<<"$installed"; then
+    say "2/4 $mmcv is there"
+else
+    say "2/4 $mmcv: its operators are compiled unless pip kept them from an earlier build"
+    say "    the build takes about 20 core-minutes: some $((20 / JOBS + 1)) min with $JOBS compilers"
+    # -g0: Python's own flags ask for debug symbols, which double the time. Appended last, it wins.
+    {
+        printf '\n+ pip install %s\n' "$mmcv"
+        PYTHONUNBUFFERED=1 MAX_JOBS=$JOBS PATH="$PWD/$VENV/bin:$PATH" \
+            CFLAGS="${CFLAGS:-} -g0" CXXFLAGS="${CXXFLAGS:-} -g0" \
+            "$python" -m pip install -v --no-deps --no-build-isolation "$mmcv" 2>&1
+    } | tee -a "$LOG" | bash tools/build_progress.sh ||
+        explain "pip install $mmcv"
+fi
 
 say "3/4 mmdet, mmseg and the rest of $REQUIREMENTS"
 # opencv-python has the same files as the headless build, which goes when it does: first out, then in.
