@@ -74,7 +74,7 @@ train_dataloader = dict(
 val_dataloader = dict(dataset=dict(metainfo=metainfo, pipeline=test_pipeline), **loader)
 test_dataloader = val_dataloader
 
-max_iters = 390
+max_iters = 330
 warmup = 30
 train_cfg = dict(
     _delete_=True, type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 3
