@@ -1,0 +1,78 @@
+"""backbone.runtime: the same config with an accelerator and without, and the rate it scales to."""
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
+from mmengine.optim.optimizer import amp_optimizer_wrapper
+from torch import nn
+
+from backbone import runtime
+
+
+def wrapper(**changes: object) -> OptimWrapper:
+    """What mmengine builds for a config's optim_wrapper."""
+    cfg = dict(
+        type='AmpWhereAvailable',
+        dtype='float16',
+        loss_scale=512.0,
+        optimizer=dict(type='AdamW', lr=1e-4),
+        clip_grad=dict(max_norm=1.0),
+    )
+    return build_optim_wrapper(nn.Linear(2, 2), {**cfg, **changes})
+
+
+def test_without_a_gpu_it_is_float32_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, 'on_cpu', lambda: True)
+    messages = []
+    monkeypatch.setattr(runtime, 'print_log', lambda text, *_: messages.append(text))
+    built = wrapper()
+    assert type(built) is OptimWrapper
+    assert built.clip_grad_kwargs == {'max_norm': 1.0}
+    assert messages == ['No GPU: training in float32 instead of float16.']
+
+
+@pytest.mark.parametrize('scale', [512.0, 512])
+def test_with_a_gpu_it_is_what_the_config_says(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, 'on_cpu', lambda: False)
+    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
+    built = wrapper(loss_scale=scale)
+    assert type(built) is AmpOptimWrapper
+    assert built.cast_dtype is torch.float16
+    assert built._scale_update_param == 512.0
+
+
+@pytest.mark.parametrize(('processes', 'expected'), [(1, 1.25e-5), (8, 1e-4), (32, 4e-4)])
+def test_rate_is_scaled_with_the_batch_and_logged(
+    processes: int, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optim = build_optim_wrapper(
+        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)),
+        dict(
+            optimizer=dict(type='AdamW', lr=1e-4),
+            paramwise_cfg=dict(custom_keys={'1.': dict(lr_mult=0.1)}),
+        ),
+    )
+    runner = runtime.PortableRunner.__new__(runtime.PortableRunner)
+    runner._train_dataloader = dict(batch_size=2)
+    runner._world_size = processes
+    runner.param_schedulers = []
+    runner.logger = MMLogger.get_instance('test_runtime')
+    lines: list[str] = []
+    monkeypatch.setattr(runner.logger, 'info', lines.append)
+    runner.scale_lr(optim, dict(enable=True, base_batch_size=16))
+    rates = sorted({group['lr'] for group in optim.optimizer.param_groups})
+    assert rates == pytest.approx([expected / 10, expected])
+    assert optim.get_lr()['base_lr'] == pytest.approx([expected])
+    images = 2 * processes
+    assert lines[-1] == f'Learning rate: 0.0001 at 16 images a step -> {expected:g} at {images}.'
+
+
+def test_rate_stays_where_scaling_is_off() -> None:
+    optim = build_optim_wrapper(nn.Linear(2, 2), dict(optimizer=dict(type='AdamW', lr=1e-4)))
+    runner = runtime.PortableRunner.__new__(runtime.PortableRunner)
+    for setting in (None, dict(enable=False, base_batch_size=16)):
+        runner.scale_lr(optim, setting)
+    assert optim.get_lr()['lr'] == [1e-4]
