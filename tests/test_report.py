@@ -113,6 +113,26 @@ def test_the_tables_in_the_folders_are_what_the_results_give():
             assert (ROOT / path).read_text() == make(), f'{path}: run tools/report.py'
 
 
+def test_the_numbers_in_the_text_are_the_counted_ones():
+    text = (ROOT / 'docs' / 'costs.md').read_text()
+    for letter in 'tsbl':
+        row = BY_NAME[f'mask_rcnn_rmt_{letter}_fpn_1x_coco']
+        cost = results.read_results()[row.name]
+        paper, total = cost['flops_paper'] / 1e9, cost['flops_total'] / 1e9
+        start = f'| {row.variant} | {row.flops} | {paper:.1f} | {total - paper:.1f} | {total:.1f} |'
+        assert start in text
+
+
+def test_the_guide_has_the_commands_of_every_row_and_its_expected_number():
+    text = (ROOT / 'docs' / 'reproduction.md').read_text()
+    for row in ROWS:
+        train = f'tools/dist_train.sh {row.config} $GPUS --cfg-options data_root='
+        assert text.count(train) == 1
+        assert f'tools/dist_test.sh {row.config} work_dirs/{row.name}/' in text
+        expected = [str(row.paper[m]) for m in ('bbox_mAP', 'segm_mAP', 'mIoU') if m in row.paper]
+        assert f'| `{row.name}` | {" / ".join(expected) or "not published"} |' in text
+
+
 def test_html_page_needs_nothing_else_and_shows_every_row_and_peer():
     page = (ROOT / 'docs' / 'report.html').read_text()
     for name in (*BY_NAME, *(peer for table in PEERS.values() for peer in table)):
@@ -130,6 +150,7 @@ def copy(tmp_path, monkeypatch):
     target = tmp_path / 'docs' / 'results.json'
     target.write_text(results.RESULTS.read_text())
     (tmp_path / 'README.md').write_text('<!-- variants -->\n<!-- /variants -->\n')
+    (tmp_path / 'docs' / 'reproduction.md').write_text('<!-- rows -->\n<!-- /rows -->\n')
     monkeypatch.setattr(report, 'ROOT', tmp_path)
     monkeypatch.setattr(report, 'RESULTS', target)
     monkeypatch.setattr(results, 'RESULTS', target)

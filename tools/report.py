@@ -3,7 +3,8 @@
 
 Takes up the evaluations below every --runs folder, counts costs where a config changed, and writes
 docs/results.json, docs/report.html, the README.md and metafile.yml of both config folders,
-model-index.yml, and the variants' table in README.md. Nothing of those is typed by hand.
+model-index.yml, the variants' table in README.md and the rows in docs/reproduction.md. Nothing of
+those is typed by hand.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from metafile import metafile, model_index
 from paper import ROOT, Row, read_paper
 from report_html import html_page
 from report_markdown import markdown_page, with_variants
+from report_reproduction import with_rows
 from results import RESULTS, update_results
 
 FOLDERS = ('det_configs', 'seg_configs')
@@ -26,9 +28,11 @@ def render(rows: list[Row], results: dict[str, dict]) -> dict[str, Callable[[], 
     """What makes each generated file's text, by the file's path from the root."""
     _, peers = read_paper()
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    guide = (ROOT / 'docs' / 'reproduction.md').read_text(encoding='utf-8')
     files = {
         'docs/report.html': lambda: html_page(rows, results, peers),
         'README.md': lambda: with_variants(readme, rows, results),
+        'docs/reproduction.md': lambda: with_rows(guide, rows, results),
     }
     for folder in FOLDERS:
         own = [row for row in rows if row.table.folder == folder]

@@ -1,4 +1,4 @@
-"""mmdet's runtime; keeps the last checkpoints only (one is 0.5 to 1.4 GB with its optimizer)."""
+"""mmdet's runtime; keeps the last checkpoints only (one is 0.3 to 1.4 GB with its optimizer)."""
 
 _base_ = 'mmdet::_base_/default_runtime.py'
 
