@@ -211,3 +211,15 @@ def test_image_that_breaks_in_a_worker_is_named(
     errors = capfd.readouterr().err
     assert f'error: {broken}: no image that can be decoded' in errors
     assert 'Traceback' not in errors
+
+
+def test_label_map_that_breaks_on_the_way_is_named(
+    tiny_ade: Path, tiny_seg: list[str], tmp_path: Path,
+    run_tool: Callable[..., int], capfd: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    ade = Path(shutil.copytree(tiny_ade, tmp_path / 'ade'))
+    broken = sorted((ade / 'annotations/training').iterdir())[1]
+    broken.write_bytes(broken.read_bytes()[:30])
+    options = [*tiny_seg, f'data_root={ade}', 'train_dataloader.num_workers=1']
+    assert run_tool('train', SEG_CONFIG, '--work-dir', tmp_path, '--cfg-options', *options) == 2
+    assert f'{broken}: no label map that can be decoded' in capfd.readouterr().err

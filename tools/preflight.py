@@ -6,13 +6,16 @@ in another order than the file's, it trains on shifted labels.
 
 import json
 import os
+import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from cli import UserError, one_line
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
+from PIL import Image
 
 READ_UP_TO = 64 * 2**20
 """Bytes of an annotation file that is read twice for its own check: COCO's val, not its train."""
@@ -212,6 +215,28 @@ def _listed(dataset: dict, key: str) -> tuple[list[str], list[str]]:
         raise UserError(f'{key}: {folder}: no image *{built.img_suffix} in it')
     maps = [row['seg_map_path'] for row in rows if row.get('seg_map_path')]
     return [row['img_path'] for row in rows], maps
+
+
+@contextmanager
+def naming_label_maps(cfg: Config, splits: Sequence[str]) -> Iterator[None]:
+    """Name the label map that does not decode; mmseg's own error has no file name."""
+    try:
+        yield
+    except (AttributeError, OSError):
+        if 'in _load_seg_map' not in traceback.format_exc():
+            raise
+        for split in splits:
+            for key, dataset in _leaves(cfg[f'{split}_dataloader'].dataset, split):
+                for path in _listed(dataset, key)[1]:
+                    _decode_label_map(path)
+        raise
+
+
+def _decode_label_map(path: str) -> None:
+    try:
+        Image.open(path).load()  # as mmseg reads it
+    except OSError as error:
+        raise UserError(f'{path}: no label map that can be decoded') from error
 
 
 # --- both ---------------------------------------------------------------------------------------

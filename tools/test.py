@@ -87,7 +87,8 @@ def main() -> None:
 
     runner = cli.build_runner(cfg)
     preflight.build_loops(runner, ('test',))
-    runner.test()
+    with preflight.naming_label_maps(cfg, ('test',)):
+        runner.test()
 
 
 if __name__ == '__main__':

@@ -37,7 +37,8 @@ def main() -> None:
 
     runner = cli.build_runner(cfg)
     preflight.build_loops(runner, ('train', 'val'))
-    runner.train()
+    with preflight.naming_label_maps(cfg, ('train', 'val')):
+        runner.train()
 
 
 if __name__ == '__main__':
