@@ -85,7 +85,8 @@ def fit_to_coco(cfg: Config, data: Path, work_dir: Path) -> None:
     content = read_coco(files['val'])
     classes = [category['name'] for category in content['categories']]
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        loader.dataset.metainfo = dict(classes=classes)
+        if list(loader.dataset.metainfo.classes) != classes:  # else the config's colours stay
+            loader.dataset.metainfo = dict(classes=classes)
     for head in (cfg.model.roi_head.bbox_head, cfg.model.roi_head.mask_head):
         head.num_classes = len(classes)
     if len(content['images']) > MOST_VAL_IMAGES:

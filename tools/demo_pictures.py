@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 
 PICTURES = 6
 WIDTH = 420  # of one picture, small images are drawn enlarged
-SCORE = 0.4
+SCORE = 0.5
 
 
 def draw_curves(scalars: list[dict], found: list[dict], path: Path) -> None:
