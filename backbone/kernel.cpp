@@ -29,8 +29,9 @@ constexpr int LANES = 8;
 typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
 
-constexpr int QUERIES = 24;       // queries a tile: scores and one segment stay in the L1 cache
-constexpr int SEGMENT = 96;       // most keys a segment
+constexpr int QUERIES = 36;       // queries a tile: scores and one segment stay in the L1 cache
+constexpr int GROUP = 8;          // tiles that a segment serves before it leaves the L1 cache
+constexpr int SEGMENT = 48;       // most keys a segment
 constexpr float CUTOFF = 40;      // 2^-40 of the sum is far below float32's 2^-24
 constexpr float HEADROOM = 60;    // a score this far above the reference moves the reference
 constexpr int PIECES = 16;         // most pieces that a task cuts its scratch memory into
@@ -329,8 +330,9 @@ void forward_head(const Head& head, const float* q, const float* k, const float*
   float* lengths = scratch.take(end - begin);
   float* references = scratch.take(end - begin);
   float* P = scratch.take(QUERIES * s.padded);
-  float* sums = scratch.take(QUERIES * s.width);
-  float* totals = scratch.take(QUERIES * LANES);
+  float* real = scratch.take(s.padded);  // 1 for a key, 0 for padding
+  float* group_sums = scratch.take(GROUP * QUERIES * s.width);
+  float* group_totals = scratch.take(GROUP * QUERIES * LANES);
   head.decay_table(table);
   for (int i = 0; i < s.blocks(); ++i) {
     const Block b(s, i);
@@ -354,63 +356,69 @@ void forward_head(const Head& head, const float* q, const float* k, const float*
     head.transpose(packed, b.count, keys + (size_t)i * size);
   }
   Tile tile;
-  for (int first = begin; first < end; first += tile.count) {
-    tile.first = first;
-    tile.count = std::min(QUERIES, end - first);
-    const float* query = queries + (size_t)(first - begin) * s.width;
-    float* reference = references + first - begin;
-    const float longest_query =
-        *std::max_element(lengths + first - begin, lengths + first - begin + tile.count);
-    const float least = *std::min_element(reference, reference + tile.count);
-    std::memset(sums, 0, sizeof(float) * QUERIES * s.width);
-    std::memset(totals, 0, sizeof(float) * QUERIES * LANES);
+  for (int group = begin; group < end; group += GROUP * QUERIES) {
+    const int group_end = std::min(group + GROUP * QUERIES, end);
+    std::memset(group_sums, 0, sizeof(float) * (group_end - group) * s.width);
+    std::memset(group_totals, 0, sizeof(float) * (group_end - group) * LANES);
     for (int i = 0; i < s.blocks(); ++i) {
       const Block b(s, i);
-      const float nearest = tile.nearest(head, b), bound = longest_query * longest[i] + nearest;
-      if (bound < least - CUTOFF) continue;
-      tile.aim(head, b, table);
-      if (bound < least + HEADROOM) {  // no score can overflow
-        for (int r = 0; r < tile.count; ++r) tile.shift[r] -= reference[r];
-        product(
-            query, s.width, tile.count, keys + (size_t)i * size, s.padded, s.d, s.padded,
-            [&](int r, int c) { return load(tile.bias[r] + c) + tile.shift[r]; },
-            [&](int r, int c, vec x) {
-              vec p = exp2(x);
-              if (c + LANES > b.count)
-                for (int l = 0; l < LANES; ++l) p[l] = c + l < b.count ? p[l] : 0;
-              store(P + r * s.padded + c, p);
-              store(totals + r * LANES, load(totals + r * LANES) + p);
-            });
-      } else {
-        product(
-            query, s.width, tile.count, keys + (size_t)i * size, s.padded, s.d, s.padded,
-            [&](int r, int c) { return load(tile.bias[r] + c) + tile.shift[r]; },
-            [&](int r, int c, vec x) { store(P + r * s.padded + c, x); });
-        for (int r = 0; r < tile.count; ++r) {
-          float *p = P + r * s.padded, *total = totals + r * LANES;
-          for (int c = b.count; c < s.padded; ++c) p[c] = LOWEST;
-          const float peak = *std::max_element(p, p + b.count);
-          if (peak > reference[r] + HEADROOM) {
-            const float shrink = std::exp2(reference[r] - peak);
-            for (int c = 0; c < s.width; ++c) sums[r * s.width + c] *= shrink;
-            for (int l = 0; l < LANES; ++l) total[l] *= shrink;
-            reference[r] = peak;
-          }
-          for (int c = 0; c < s.padded; c += LANES) {
-            const vec x = exp2(load(p + c) - reference[r]);
-            store(p + c, x);
-            store(total, load(total) + x);
+      const float* key = keys + (size_t)i * size;
+      for (int c = 0; c < s.padded; ++c) real[c] = c < b.count;
+      for (int first = group; first < group_end; first += QUERIES) {
+        tile.first = first;
+        tile.count = std::min(QUERIES, group_end - first);
+        const float* query = queries + (size_t)(first - begin) * s.width;
+        float* reference = references + first - begin;
+        float* sums = group_sums + (first - group) * s.width;
+        float* totals = group_totals + (first - group) * LANES;
+        const float* length = lengths + first - begin;
+        const float least = *std::min_element(reference, reference + tile.count);
+        const float bound = *std::max_element(length, length + tile.count) * longest[i] +
+                            tile.nearest(head, b);
+        if (bound < least - CUTOFF) continue;
+        tile.aim(head, b, table);
+        if (bound < least + HEADROOM) {  // no score can overflow
+          for (int r = 0; r < tile.count; ++r) tile.shift[r] -= reference[r];
+          product(
+              query, s.width, tile.count, key, s.padded, s.d, s.padded,
+              [&](int r, int c) { return load(tile.bias[r] + c) + tile.shift[r]; },
+              [&](int r, int c, vec x) {
+                const vec p = exp2(x) * load(real + c);
+                store(P + r * s.padded + c, p);
+                store(totals + r * LANES, load(totals + r * LANES) + p);
+              });
+        } else {
+          product(
+              query, s.width, tile.count, key, s.padded, s.d, s.padded,
+              [&](int r, int c) { return load(tile.bias[r] + c) + tile.shift[r]; },
+              [&](int r, int c, vec x) { store(P + r * s.padded + c, x); });
+          for (int r = 0; r < tile.count; ++r) {
+            float *p = P + r * s.padded, *total = totals + r * LANES;
+            for (int c = b.count; c < s.padded; ++c) p[c] = LOWEST;
+            const float peak = *std::max_element(p, p + b.count);
+            if (peak > reference[r] + HEADROOM) {
+              const float shrink = std::exp2(reference[r] - peak);
+              for (int c = 0; c < s.width; ++c) sums[r * s.width + c] *= shrink;
+              for (int l = 0; l < LANES; ++l) total[l] *= shrink;
+              reference[r] = peak;
+            }
+            for (int c = 0; c < s.padded; c += LANES) {
+              const vec x = exp2(load(p + c) - reference[r]);
+              store(p + c, x);
+              store(total, load(total) + x);
+            }
           }
         }
+        mac(P, s.padded, 1, tile.count, b.count, values + (size_t)i * size, s.width, sums);
       }
-      mac(P, s.padded, 1, tile.count, b.count, values + (size_t)i * size, s.width, sums);
     }
-    for (int r = 0; r < tile.count; ++r) {
-      const float total = sum(load(totals + r * LANES));
-      for (int c = 0; c < s.width; ++c) sums[r * s.width + c] /= total;
-      head.unpack(sums + r * s.width, first + r, out);
-      lse[((size_t)head.sequence * s.n + head.head) * s.tokens() + first + r] =
-          reference[r] + std::log2(total);
+    for (int t = group; t < group_end; ++t) {
+      float* result = group_sums + (t - group) * s.width;
+      const float total = sum(load(group_totals + (t - group) * LANES));
+      for (int c = 0; c < s.width; ++c) result[c] /= total;
+      head.unpack(result, t, out);
+      lse[((size_t)head.sequence * s.n + head.head) * s.tokens() + t] =
+          references[t - begin] + std::log2(total);
     }
   }
 }
@@ -517,9 +525,9 @@ extern "C" void rmt_forward(const float* q, const float* k, const float* v, cons
   const int most = std::max(1, s.tokens() / (8 * QUERIES));
   const int parts = std::max(1, std::min(wanted, most));
   const int part = round_up((s.tokens() + parts - 1) / parts, QUERIES);
-  const size_t floats = 2 * s.gw + s.padded + s.blocks() +
+  const size_t floats = 2 * s.gw + 2 * s.padded + s.blocks() +
                         (size_t)s.width * s.padded * (2 * s.blocks() + 1) +
-                        (size_t)part * (s.width + 2) + QUERIES * (s.width + s.padded + LANES) +
+                        (size_t)part * (s.width + 2) + QUERIES * (GROUP * (s.width + LANES) + s.padded) +
                         16 * PIECES;
 #pragma omp parallel num_threads(threads)
   {

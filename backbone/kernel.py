@@ -25,12 +25,21 @@ WHOLE, ROWS, COLUMNS = range(3)
 SOURCE = Path(__file__).with_name('kernel.cpp')
 FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-fopenmp')
 _lock = threading.Lock()
+_ready = False
 
 
 def available() -> bool:
     """Whether the operator can run here; compiles it at the first call (some seconds, once)."""
-    with _lock:
-        return _library() is not None
+    global _ready
+    if not _ready:
+        with _lock:
+            _ready = _library() is not None
+    return _ready
+
+
+def loaded() -> bool:
+    """:func:`available`, but a graph that is being compiled takes what the model found."""
+    return _ready if torch.compiler.is_compiling() else available()
 
 
 @functools.cache

@@ -12,14 +12,13 @@ implementations of a kind compute the same thing; ``naive`` is the formula as it
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache, partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import kernel
+from . import flex, kernel
 
 Tables = tuple[Tensor, ...]
 
@@ -126,6 +125,8 @@ def naive_axial(
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
     """``softmax(q k^T / sqrt(d) + decay) v``; q k v (batch, n, length, d)."""
+    if q.dtype != decay.dtype and q.device.type != 'cpu':  # only a CPU takes another dtype's mask
+        return fused_attention(q.float(), k.float(), v.float(), decay).to(v.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=decay)
 
 
@@ -210,37 +211,84 @@ def kernel_axial(q: Tensor, k: Tensor, v: Tensor, *tables: Tensor) -> Tensor:
     return kernel.attention(q, k, v, *tables, kernel.COLUMNS)[0].to(dtype)
 
 
+# --- on a GPU ------------------------------------------------------------------------------------
+
+
+def flex_tables(d: int, rates: Tensor, H: int, W: int) -> Tables:
+    """Turns, the rates, and the lengths of a row and of a column."""
+    lengths = torch.tensor([W, H], device=rates.device)
+    return complex_turns(d, H, W, rates.device), rates, lengths
+
+
+def flex_whole(q: Tensor, k: Tensor, v: Tensor, turns: Tensor, rates: Tensor, lengths: Tensor):
+    """Attention of every place to every place."""
+    q, k = fused_turn(q, turns), fused_turn(k, turns)
+    heads = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, n, L, d)
+    return flex.attention(*heads, rates, lengths[0]).transpose(1, 2).unflatten(1, q.shape[1:3])
+
+
+def flex_axial(q: Tensor, k: Tensor, v: Tensor, turns: Tensor, rates: Tensor, lengths: Tensor):
+    """Attention inside each row, its result then attended inside each column."""
+    B, H, W, _, _ = q.shape
+    q, k = fused_turn(q, turns), fused_turn(k, turns)
+    rows = (t.flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B H, n, W, d)
+    v = flex.attention(*rows, rates, lengths[0]).transpose(1, 2).unflatten(0, (B, H))
+    cols = (t.transpose(1, 2).flatten(0, 1).transpose(1, 2) for t in (q, k, v))  # (B W, n, H, d)
+    out = flex.attention(*cols, rates, lengths[1]).transpose(1, 2).unflatten(0, (B, W))
+    return out.transpose(1, 2)  # (B, H, W, n, d)
+
+
 # --- the choice ----------------------------------------------------------------------------------
-
-
-def tables_by_device(cpu: Implementation, other: Implementation, d: int, rates: Tensor, *grid: int):
-    """The tables of ``cpu`` on a CPU and of ``other`` elsewhere."""
-    return (cpu if rates.device.type == 'cpu' else other).tables(d, rates, *grid)
-
-
-def attend_by_device(cpu: Implementation, other: Implementation, q: Tensor, *rest: Tensor):
-    """The attention of ``cpu`` on a CPU and of ``other`` elsewhere."""
-    return (cpu if q.device.type == 'cpu' else other).attend(q, *rest)
-
-
-@cache
-def by_device(cpu: Implementation, other: Implementation) -> Implementation:
-    """Two in one: a model does not know its device when it is built."""
-    return Implementation(
-        partial(tables_by_device, cpu, other), partial(attend_by_device, cpu, other)
-    )
-
 
 WHOLE = {
     'naive': Implementation(naive_whole_tables, naive_whole),
     'fused': Implementation(toeplitz_tables, fused_whole),
     'kernel': Implementation(kernel_tables, kernel_whole),
+    'flex': Implementation(flex_tables, flex_whole),
 }
 AXIAL = {
     'naive': Implementation(naive_axial_tables, naive_axial),
     'fused': Implementation(fused_axial_tables, fused_axial),
     'kernel': Implementation(kernel_tables, kernel_axial),
+    'flex': Implementation(flex_tables, flex_axial),
 }
+
+
+def fastest(choices: dict[str, Implementation], device: torch.device, d: int) -> Implementation:
+    """What is quickest on a device; a model does not know its device when it is built."""
+    if device.type == 'cpu':
+        return choices['kernel' if kernel.loaded() else 'fused']
+    return choices['flex' if device.type == 'cuda' and flex.available(device, d) else 'fused']
+
+
+def auto_tables(choices: dict, d: int, rates: Tensor, H: int, W: int) -> Tables:
+    """The tables of the fastest implementation."""
+    return fastest(choices, rates.device, d).tables(d, rates, H, W)
+
+
+def auto_attend(choices: dict, q: Tensor, k: Tensor, v: Tensor, *tables: Tensor) -> Tensor:
+    """The attention of the fastest implementation."""
+    return fastest(choices, q.device, q.shape[-1]).attend(q, k, v, *tables)
+
+
+def auto_whole_tables(*args) -> Tables:
+    return auto_tables(WHOLE, *args)
+
+
+def auto_whole(*args) -> Tensor:
+    return auto_attend(WHOLE, *args)
+
+
+def auto_axial_tables(*args) -> Tables:
+    return auto_tables(AXIAL, *args)
+
+
+def auto_axial(*args) -> Tensor:
+    return auto_attend(AXIAL, *args)
+
+
+WHOLE['auto'] = Implementation(auto_whole_tables, auto_whole)
+AXIAL['auto'] = Implementation(auto_axial_tables, auto_axial)
 
 
 def get_implementation(name: str, axial: bool) -> Implementation:
@@ -251,12 +299,10 @@ def get_implementation(name: str, axial: bool) -> Implementation:
         RuntimeError: ``kernel`` where it cannot be compiled.
     """
     choices = AXIAL if axial else WHOLE
-    if name == 'auto':
-        cpu = 'kernel' if kernel.available() else 'fused'
-        return by_device(choices[cpu], choices['fused'])
     if name not in choices:
-        raise ValueError(f'attention {name!r} is unknown; choose from auto, {", ".join(choices)}')
-    if name == 'kernel' and not kernel.available():
+        raise ValueError(f'attention {name!r} is unknown; choose from {", ".join(choices)}')
+    compiled = name in ('auto', 'kernel') and kernel.available()  # now, not in the first pass
+    if name == 'kernel' and not compiled:
         raise RuntimeError("attention 'kernel' needs a C++ compiler (g++) here; use 'auto'")
     return choices[name]
 

@@ -1,0 +1,113 @@
+"""The benchmark measures what it says, goes on where it was, and reports from its results."""
+
+import json
+
+import pytest
+from conftest import load_tool
+
+report = load_tool('benchmark_report')
+
+
+@pytest.fixture
+def result():
+    """A made-up result of a case."""
+
+    def make(**changes):
+        case = dict(
+            model='rmt-t', attention='auto', mode='inference', part='all', height=64, width=96,
+            batch=1, dtype='float32', device='cpu', threads=1, repeats=2, seconds=1.0,
+            operators=False,
+        )  # fmt: skip
+        measured = dict(
+            machine='a machine', used_threads=1, torch='2', seconds_median=0.5, seconds_min=0.4,
+            seconds_max=0.7, runs=2, images_per_second=2.0, peak_bytes=10**6, parameters=1,
+            multiply_adds=10**9,
+        )  # fmt: skip
+        return case | measured | changes
+
+    return make
+
+
+def test_measures_then_goes_on_from_what_is_there(run_tool, tmp_path, capsys):
+    arguments = ['--models', 'rmt-t', '--attention', 'naive', 'auto', '--sizes', '64x96']
+    arguments += ['--modes', 'inference', '--repeats', '2', '--threads', '1', '--out', tmp_path]
+    assert run_tool('benchmark', *arguments) == 0
+    assert '[3/3' in capsys.readouterr().out
+    results = json.loads((tmp_path / 'benchmark.json').read_text())
+    assert results[0]['rate'] > 1e8
+    for r in results[1:]:
+        assert r['seconds_min'] <= r['seconds_median'] <= r['seconds_max']
+        assert r['peak_bytes'] > 0
+        assert r['parameters'] == 12_783_776
+        assert sum(r['operator_shares'].values()) == pytest.approx(1)
+    assert results[1]['multiply_adds'] == results[2]['multiply_adds']
+    for name in ('benchmark.md', 'latency.png', 'operators.png'):
+        assert (tmp_path / name).stat().st_size > 0
+    assert run_tool('benchmark', *arguments) == 0
+    assert '/' not in capsys.readouterr().out  # nothing is measured twice
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'named'),
+    [(['--sizes', '800'], '800'), (['--sizes', '16x64'], '16x64'), (['--device', 'cuda'], 'cuda')],
+)
+def test_wrong_arguments_end_in_one_line(run_tool, tmp_path, capsys, monkeypatch, arguments, named):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    assert run_tool('benchmark', *arguments, '--out', tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('error: ')
+    assert named in error
+    assert error.count('\n') == 1
+
+
+def test_case_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch):
+    benchmark = load_tool('benchmark')
+    cases = [benchmark.Case('no-such-model', height=64, width=64)]
+    results = []
+    benchmark.collect(cases, results, tmp_path / 'benchmark.json')
+    assert 'no-such-model' in results[0]['error']
+    assert 'no-such-model' in report.table(results)
+
+
+def test_growth_leaves_out_what_the_formula_has_no_memory_for(monkeypatch):
+    benchmark = load_tool('benchmark')
+    monkeypatch.setattr('sys.argv', ['benchmark.py', '--growth', '--models', 'rmt-t'])
+    cases = [c for c in benchmark.plan(benchmark.parse_args()) if c.part != 'all']
+    assert {c.part for c in cases} == {'attention', 'axial'}
+    assert max(c.height for c in cases if c.attention == 'naive') == 1024
+    assert max(c.height for c in cases if c.attention == 'auto') == 2048
+
+
+def test_table_compares_with_the_formula_of_the_same_case(result):
+    results = [
+        dict(model='matrix', rate=1e10),
+        result(attention='naive', seconds_median=2.0, peak_bytes=4 * 10**6),
+        result(attention='naive', seconds_median=9.0, width=128),
+        result(),
+    ]
+    row = report.table(results).splitlines()[-1]
+    assert '4.00×' in row
+    assert '| 0.25 |' in row
+    assert '20%' in row  # 1 G in 0.5 s of 10 G a second
+
+
+def test_training_counts_the_products_of_both_passes(result):
+    results = [dict(model='matrix', rate=1e10), result(mode='training')]
+    assert '60%' in report.table(results).splitlines()[-1]
+
+
+def test_every_plot_is_made_from_results(result, tmp_path):
+    results = [
+        result(operator_shares={'linear': 0.4, 'attention': 0.6}),
+        result(model='swin-t', attention=''),
+        result(part='attention', height=512, width=512),
+        result(part='axial', height=512, width=512),
+    ]
+    report.write(results, tmp_path)
+    names = {'latency', 'memory', 'time_per_pixel', 'operators'}
+    assert {p.stem for p in tmp_path.glob('*.png')} == names
+
+
+def test_published_ap_is_known_for_every_variant():
+    ap = report.box_ap()
+    assert {'rmt-t', 'rmt-s', 'rmt-b', 'rmt-l', 'swin-t', 'resnet-50'} <= set(ap)

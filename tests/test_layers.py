@@ -1,0 +1,96 @@
+"""The layers' shortcuts compute what the plain sums and products do."""
+
+import pytest
+import torch
+from torch import nn
+
+from backbone.layers import Block, DepthwiseConv, ResidualConv2d
+from backbone.retention import WHOLE, decay_rates
+
+
+def test_residual_convolution_adds_its_input():
+    torch.manual_seed(0)
+    fast = ResidualConv2d(6, 6, 3, padding=1, groups=6)
+    plain = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+    plain.load_state_dict(fast.state_dict())
+    x, y = (torch.randn(2, 6, 7, 9).requires_grad_() for _ in range(2))
+    y.data.copy_(x.data)
+    out, expected = fast(x), y + plain(y)
+    torch.testing.assert_close(out, expected)
+    out.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+    torch.testing.assert_close(fast.weight.grad, plain.weight.grad)
+
+
+def test_residual_convolution_does_not_round_one_plus_weight_in_half_precision():
+    torch.manual_seed(0)
+    conv = DepthwiseConv(4, 3, residual=True)
+    nn.init.constant_(conv.conv.weight, 1e-3)  # lost beside a 1 in bfloat16
+    nn.init.zeros_(conv.conv.bias)
+    x = torch.randn(1, 5, 5, 4)
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+        out = conv(x)
+    assert out.dtype == torch.float32  # the residual stream
+    torch.testing.assert_close(out - x, conv(x) - x, rtol=0.02, atol=1e-5)
+
+
+def block(gamma=None, drop_path=0.0, attention='auto'):
+    torch.manual_seed(0)
+    return Block(8, 2, 2.0, drop_path, gamma, attention, axial=False)
+
+
+def tables(attention='auto', H=4, W=6):
+    return WHOLE[attention].tables(4, decay_rates(2, 4), H, W)
+
+
+@pytest.mark.parametrize('gamma', [None, 0.3])
+@pytest.mark.parametrize('drop_path', [0.0, 0.5])
+def test_block_equals_its_formula(gamma, drop_path):
+    layer, positions = block(gamma, drop_path).train(), tables()
+    x = torch.randn(4, 4, 6, 8)
+    torch.manual_seed(1)
+    out = layer(x, positions)
+    torch.manual_seed(1)
+    scale = gamma or 1.0
+    y = x + layer.pos.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) - x
+    y = y + layer.drop_path(scale * layer.retention(layer.retention_layer_norm(y), positions))
+    y = y + layer.drop_path(scale * layer.ffn(layer.final_layer_norm(y)))
+    torch.testing.assert_close(out, y)
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_block_leaves_its_input_as_it_is(training):
+    layer, x = block().train(training), torch.randn(1, 4, 6, 8)
+    before = x.clone()
+    with torch.set_grad_enabled(training):
+        layer(x, tables())
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize('gamma', [None, 0.3])
+def test_gradients_of_a_block_equal_those_of_the_formula(gamma):
+    x = torch.randn(2, 4, 6, 8)
+    gradients = []
+    for attention in ('auto', 'naive'):
+        layer, leaf = block(gamma, attention=attention), x.clone().requires_grad_()
+        layer(leaf, tables(attention)).square().sum().backward()
+        gradients.append([leaf.grad, *(p.grad for p in layer.parameters())])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('gamma', [None, 0.3])
+def test_residual_stream_stays_float32_under_autocast(gamma):
+    layer, x = block(gamma), torch.randn(1, 4, 6, 8)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert layer(x, tables()).dtype == torch.float32
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_feed_forward_gives_the_same_with_and_without_gradients(frozen):
+    ffn = block().ffn.requires_grad_(not frozen)
+    x = torch.randn(1, 4, 6, 8)
+    with torch.no_grad():
+        expected = ffn(x)
+    torch.testing.assert_close(ffn(x), expected)
+    torch.testing.assert_close(ffn(x.requires_grad_()), expected)

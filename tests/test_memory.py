@@ -1,0 +1,81 @@
+"""Memory does not grow with the square of the image: counted in bytes allocated, not measured."""
+
+import pytest
+import torch
+from test_rmt import MINI_WHOLE, build, image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from backbone import retention
+
+
+class Allocations(TorchDispatchMode):
+    """The bytes of every new storage that an operator returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.seen = [], {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in self.seen:
+                    self.seen[storage.data_ptr()] = storage  # held: its address is not used again
+                    self.sizes.append(storage.nbytes())
+        return out
+
+
+def allocations(kind, name, H, W, training, n=2, d=8):
+    axial = kind == 'axial'
+    implementation = retention.get_implementation(name, axial)
+    tensors = [torch.randn(1, H, W, n, d, requires_grad=training) for _ in range(3)]
+    tables = implementation.tables(d, retention.decay_rates(n, 4), H, W)
+    with Allocations() as counted:
+        out = implementation.attend(*tensors, *tables)
+        if training:
+            out.sum().backward()
+    return counted.sizes, sum(t.untyped_storage().nbytes() for t in tables)
+
+
+LEAN = ['kernel', 'auto', 'fused']
+
+
+@pytest.mark.parametrize('training', [False, True], ids=['inference', 'training'])
+@pytest.mark.parametrize('kind', ['whole', 'axial'])
+@pytest.mark.parametrize('name', LEAN)
+def test_no_tensor_is_as_large_as_the_scores(kind, name, training):
+    n, H, W = 2, 24, 40
+    scores = 4 * n * H * W * (H * W if kind == 'whole' else min(H, W))
+    sizes, tables = allocations(kind, name, H, W, training, n)
+    assert max([*sizes, tables]) < scores
+    sizes, tables = allocations(kind, 'naive', H, W, training, n)  # the count does find them
+    assert max(sizes) >= scores
+
+
+@pytest.mark.parametrize('training', [False, True], ids=['inference', 'training'])
+@pytest.mark.parametrize('kind', ['whole', 'axial'])
+def test_memory_of_the_kernel_grows_with_the_tokens(kind, training):
+    total = {side: sum(allocations(kind, 'kernel', side, side, training)[0]) for side in (16, 32)}
+    tables = {side: allocations(kind, 'kernel', side, side, training)[1] for side in (16, 32)}
+    assert total[32] <= 4 * total[16]
+    assert tables[32] <= 4 * tables[16]
+
+
+def test_kernel_allocates_nothing_but_its_results():
+    H, W, n, d = 24, 40, 2, 8
+    sizes, _ = allocations('axial', 'kernel', H, W, training=False, n=n, d=d)
+    tokens = H * W * n
+    assert sorted(sizes) == sorted(2 * [4 * tokens * d, 4 * tokens])  # two passes: result, lse
+
+
+@pytest.mark.parametrize('name', LEAN)
+def test_whole_model_allocates_less_than_half_of_the_formula(name):
+    total = {}
+    for attention in (name, 'naive'):
+        model = build(MINI_WHOLE, attention=attention).eval()
+        with torch.no_grad(), Allocations() as counted:
+            model(image(320, 320))
+        total[attention] = sum(counted.sizes)
+    assert total[name] < 0.5 * total['naive']

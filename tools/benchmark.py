@@ -1,0 +1,145 @@
+#!/usr/bin/env python
+"""Time and memory of the backbones: RMT in each implementation, the plain formula, and rivals.
+
+Each measurement runs in a process of its own. OUT gets benchmark.json (kept up to date while it
+runs; what it already holds is not measured again), a table and plots.
+
+  tools/benchmark.py                                  everything, about 25 minutes on two CPU cores
+  tools/benchmark.py --models rmt-t swin-t --sizes 512x512 --modes inference
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import benchmark_report
+import cli
+import torch
+from benchmark_case import RIVALS, ROOT, VARIANT_LETTERS, Case
+
+ATTENTION = ['naive', 'fused', 'kernel', 'auto']
+MODES = ['inference', 'training', 'training-cp']
+GROWTH = [512, 1024, 1536, 2048]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--models', nargs='+', choices=[*VARIANT_LETTERS, *RIVALS], metavar='MODEL')
+    parser.add_argument('--attention', nargs='+', choices=ATTENTION, default=['naive', 'auto'])
+    parser.add_argument('--modes', nargs='+', choices=MODES, default=['inference', 'training'])
+    parser.add_argument('--sizes', nargs='+', metavar='HxW', help='800x1280; 512x512 in training')
+    parser.add_argument('--batch', type=int, default=1)
+    parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
+    parser.add_argument('--threads', type=int, default=0, help='of the CPU; 0: as PyTorch chooses')
+    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--seconds', type=float, default=12, help='begin no repetition after this')
+    parser.add_argument('--growth', action='store_true', help='also time and memory against size')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'))
+    parser.add_argument('--report', action='store_true', help='only write table and plots again')
+    return parser.parse_args()
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r'(\d+)x(\d+)', text)
+    if not match or min(map(int, match.groups())) < 32:
+        raise cli.UserError(f'--sizes {text}: give HEIGHTxWIDTH, from 32x32 up, like 800x1280')
+    return int(match[1]), int(match[2])
+
+
+def plan(args: argparse.Namespace) -> list[Case]:
+    """All measurements, the machine's matrix rate first."""
+    common = Case(
+        'matrix',
+        batch=args.batch,
+        dtype=args.dtype,
+        device=args.device,
+        threads=args.threads,
+        repeats=args.repeats,
+        seconds=args.seconds,
+    )
+    cases = [common]
+    for mode, model in itertools.product(args.modes, args.models or [*VARIANT_LETTERS, *RIVALS]):
+        ours = model in VARIANT_LETTERS
+        if mode == 'training-cp' and not ours:
+            continue
+        default = '800x1280' if mode == 'inference' else '512x512'
+        for size, attention in itertools.product(
+            args.sizes or [default], args.attention if ours else ['']
+        ):
+            height, width = parse_size(size)
+            case = replace(common, model=model, mode=mode, attention=attention)
+            operators = ours and mode == 'inference'
+            cases.append(replace(case, height=height, width=width, operators=operators))
+    if args.growth:
+        # the formula holds 16 GB of scores for one such layer at 2048 x 2048
+        for size, attention in itertools.product(GROWTH, args.attention):
+            if attention != 'naive' or size <= 1024:
+                case = replace(common, attention=attention, height=size, width=size, repeats=3)
+                cases.append(replace(case, model='rmt-t', part='attention'))
+                cases.append(replace(case, model='rmt-s', part='axial'))
+    return cases
+
+
+def main() -> None:
+    args = parse_args()
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise cli.UserError(
+            '--device cuda: no CUDA GPU is visible to PyTorch; leave the option out'
+        )
+    args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / 'benchmark.json'
+    results = json.loads(file.read_text()) if file.exists() else []
+    if not args.report:
+        collect(plan(args), results, file)
+    benchmark_report.write(results, args.out)
+
+
+def collect(cases: list[Case], results: list[dict], file: Path) -> None:
+    """Measure what ``results`` does not hold yet, and keep the file up to date."""
+    names = [field.name for field in fields(Case)]
+    known = [{name: result[name] for name in names} for result in results]
+    todo = [case for case in cases if asdict(case) not in known]
+    start = time.time()
+    for i, case in enumerate(todo):
+        left = (time.time() - start) / i * (len(todo) - i) if i else None
+        estimate = f', about {left / 60:.0f} min left' if left is not None else ''
+        print(f'[{i + 1}/{len(todo)}{estimate}] {describe(case)}', flush=True)
+        result = run(case)
+        print(f'    {benchmark_report.summary(result)}', flush=True)
+        results.append(result)
+        beside = file.with_suffix('.part')
+        beside.write_text(json.dumps(results, indent=1))
+        os.replace(beside, file)
+
+
+def describe(case: Case) -> str:
+    words = [case.model, case.attention, case.mode, '' if case.part == 'all' else case.part]
+    return ' '.join(filter(None, [*words, f'{case.height}x{case.width}', case.dtype]))
+
+
+def run(case: Case) -> dict:
+    """The result of a case measured in a new process; with ``error`` where it failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / 'case.json'
+        file.write_text(json.dumps(asdict(case)))
+        command = [sys.executable, str(ROOT / 'tools' / 'benchmark_case.py'), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    lines = done.stderr.strip().splitlines() or [f'exit status {done.returncode}']
+    return asdict(case) | dict(error=lines[-1])
+
+
+if __name__ == '__main__':
+    cli.run(main)
