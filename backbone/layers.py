@@ -151,7 +151,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """``x += DW3x3(x); x += gamma_1 * Ret(LN(x)); x += gamma_2 * FFN(LN(x))`` (paper, figure 3)."""
+    """``x += DW3x3(x); x += gamma_1 * Ret(LN(x)); x += gamma_2 * FFN(LN(x))`` (section 3)."""
 
     def __init__(
         self,

@@ -94,7 +94,7 @@ def naive_whole_tables(d: int, rates: Tensor, H: int, W: int) -> Tables:
 
 
 def naive_whole(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, decay: Tensor) -> Tensor:
-    """Attention of every place to every place (paper, equation 6)."""
+    """Attention of every place to every place (paper, MaSA)."""
     shape = q.shape
     q, k = naive_turn(q, k, cos, sin)
     q, k, v = (t.flatten(1, 2).transpose(1, 2) for t in (q, k, v))  # (B, n, L, d)
@@ -109,7 +109,7 @@ def naive_axial_tables(d: int, rates: Tensor, H: int, W: int) -> Tables:
 def naive_axial(
     q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, row_decay: Tensor, col_decay: Tensor
 ) -> Tensor:
-    """Attention inside each row, its result then attended inside each column (equation 7)."""
+    """Attention inside each row, its result then inside each column (decomposed MaSA)."""
     q, k = naive_turn(q, k, cos, sin)
     q, k, v = (t.transpose(2, 3) for t in (q, k, v))  # (B, H, n, W, d)
     v = softmax_attention(q, k, v, row_decay)

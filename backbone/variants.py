@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Variant:
-    """The size of one RMT (paper, section 3.3 and table 8 of the appendix).
+    """The size of one RMT (the paper's table of architectures).
 
     Attributes:
         channels: width of each stage.
