@@ -1,0 +1,60 @@
+"""torch.compile takes the whole model as one graph, which serves every size."""
+
+import pytest
+import torch
+from golden import recipe_input
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from backbone import RMT
+
+SMALL = dict(
+    channels=(8, 8, 16, 16),
+    depths=(1, 1, 1, 1),
+    heads=(1, 2, 2, 2),
+    decay_span=(4, 4, 6, 6),
+    ffn_ratio=(2, 2, 2, 2),
+    axial=(True, True, False, False),
+    layer_scale=(None, None, 0.5, 0.5),
+    drop_path=0.0,
+)
+SIZES = [(64, 96), (96, 64), (75, 118), (128, 160)]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+@pytest.mark.parametrize('attention', ['naive', 'fused', 'auto'])
+def test_one_graph_serves_every_size(attention, training):
+    torch.manual_seed(0)
+    model = RMT(SMALL, out_indices=(0, 2), attention=attention).train(training)
+    counter = CompileCounterWithBackend('eager')
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
+    graphs = []
+    for height, width in SIZES:
+        x = recipe_input((2, 3, height, width))
+        with torch.set_grad_enabled(training):
+            features, expected = compiled(x), model(x)
+        torch.testing.assert_close(features, expected)
+        if training:
+            sum(f.square().sum() for f in features).backward()
+        graphs.append(counter.frame_count)
+    assert graphs == [1] * len(SIZES)
+
+
+@pytest.mark.parametrize('attention', ['fused', 'auto'])
+def test_compiled_gradients_equal_eager_ones(attention):
+    torch.manual_seed(0)
+    model = RMT(SMALL, out_indices=(2,), attention=attention)
+    x = recipe_input((1, 3, 64, 96))
+    gradients = []
+    for run in (model, torch.compile(model, backend='aot_eager', fullgraph=True)):
+        model.zero_grad()
+        model.train()
+        run(x)[0].square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
