@@ -26,20 +26,19 @@ SOURCE = Path(__file__).with_name('kernel.cpp')
 FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-fopenmp')
 _lock = threading.Lock()
 _ready = False
+_lanes = 8  # floats of a vector, once the kernel is loaded
 
 
 def available() -> bool:
     """Whether the operator can run here; compiles it at the first call (some seconds, once)."""
-    global _ready
+    global _ready, _lanes
     if not _ready:
         with _lock:
-            _ready = _library() is not None
+            library = _library()
+            if library is not None:
+                _lanes = library.rmt_lanes()
+            _ready = library is not None
     return _ready
-
-
-def loaded() -> bool:
-    """:func:`available`, but a graph that is being compiled takes what the model found."""
-    return _ready if torch.compiler.is_compiling() else available()
 
 
 @functools.cache
@@ -165,6 +164,6 @@ def rotary_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     whole number of vectors.
     """
     width = 2 * cos.shape[-1]
-    fill = (0, -width % _library().rmt_lanes())
+    fill = (0, -width % _lanes)
     cos, sin = torch.stack((cos, cos), dim=-1), torch.stack((-sin, sin), dim=-1)
     return tuple(torch.nn.functional.pad(t.flatten(-3), fill).contiguous() for t in (cos, sin))

@@ -257,7 +257,9 @@ AXIAL = {
 def fastest(choices: dict[str, Implementation], device: torch.device, d: int) -> Implementation:
     """What is quickest on a device; a model does not know its device when it is built."""
     if device.type == 'cpu':
-        return choices['kernel' if kernel.loaded() else 'fused']
+        # the kernel's graph is compiled anew for each size
+        quick = kernel.available if not torch.compiler.is_compiling() else bool
+        return choices['kernel' if quick() else 'fused']
     return choices['flex' if device.type == 'cuda' and flex.available(device, d) else 'fused']
 
 
