@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.visualization import Visualizer
 from tiny_data import write_ade, write_coco
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,6 +147,16 @@ def call_tool(name: str, *arguments: object) -> int:
         except SystemExit as end:
             return int(end.code or 0)
         return 0
+
+
+@pytest.fixture(autouse=True)
+def _no_visualizer_of_another_test() -> None:
+    """mmengine keeps visualizers by name for the whole process; a run would use an old one."""
+    classes = [Visualizer]
+    while classes:
+        kind = classes.pop()
+        kind._instance_dict.clear()
+        classes += kind.__subclasses__()
 
 
 @pytest.fixture

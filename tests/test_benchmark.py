@@ -29,7 +29,7 @@ def result():
 
 
 def test_measures_then_goes_on_from_what_is_there(run_tool, tmp_path, capsys):
-    arguments = ['--models', 'rmt-t', '--attention', 'naive', 'auto', '--sizes', '64x96']
+    arguments = ['--models', 'rmt-t', '--attention', 'naive', 'auto', '--sizes', '256x320']
     arguments += ['--modes', 'inference', '--repeats', '2', '--threads', '1', '--out', tmp_path]
     assert run_tool('benchmark', *arguments) == 0
     assert '[3/3' in capsys.readouterr().out

@@ -78,7 +78,9 @@ def table(results: list[dict]) -> str:
             f'{r["images_per_second"]:.2f}',
             f'{formula["seconds_median"] / r["seconds_median"]:.2f}×' if formula else '',
             f'{r["peak_bytes"] / 1e6:.0f}',
-            f'{r["peak_bytes"] / formula["peak_bytes"]:.2f}' if formula else '',
+            f'{r["peak_bytes"] / formula["peak_bytes"]:.2f}'
+            if formula and formula['peak_bytes']  # 0: too little to raise the process's peak
+            else '',
             f'{share:.0%}' if share else '',
         ]
         lines.append('| ' + ' | '.join(cells) + ' |')
@@ -87,11 +89,12 @@ def table(results: list[dict]) -> str:
 
 def same_case(formula: dict, result: dict) -> bool:
     """Whether ``formula`` is the plain formula's result beside ``result``."""
+    if 'seconds_median' not in formula:  # the matrix rate, or a case that failed
+        return False
     keys = ('model', 'part', 'height', 'width', 'batch', 'dtype', 'device')
     modes = {formula['mode'], result['mode']}
     return (
-        'seconds_median' in formula
-        and formula['attention'] == 'naive'
+        formula['attention'] == 'naive'
         and all(formula[k] == result[k] for k in keys)
         and (len(modes) == 1 or modes == {'training', 'training-cp'})
         and formula['mode'] != 'training-cp'
