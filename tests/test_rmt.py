@@ -5,6 +5,7 @@ import copy
 import golden
 import numpy as np
 import pytest
+import released_files
 import torch
 from mmengine.registry import MODELS
 from oracle import Oracle
@@ -13,17 +14,7 @@ from torch import nn
 from backbone import RMT, VARIANTS
 from backbone.checkpoint import CheckpointError
 
-# every feature of the large variants, odd head counts: seconds instead of minutes
-MINI = dict(
-    channels=(16, 24, 32, 48),
-    depths=(1, 1, 2, 1),
-    heads=(2, 3, 4, 6),
-    decay_span=(4, 4, 6, 6),
-    ffn_ratio=(3, 3, 2, 2),
-    axial=(True, True, True, False),
-    layer_scale=(None, None, 0.5, 0.5),
-    drop_path=0.2,
-)
+MINI = dict(released_files.MINI, drop_path=0.2)
 MINI_WHOLE = dict(MINI, axial=(True, True, False, False))
 PARAMETERS = {'tiny': 12_783_776, 'small': 25_416_800, 'base': 52_604_680, 'large': 93_784_280}
 
