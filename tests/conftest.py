@@ -13,8 +13,8 @@ import mmengine.config.utils as config_utils
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.visualization import Visualizer
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmengine.utils import ManagerMixin
 from tiny_data import write_ade, write_coco
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -150,12 +150,17 @@ def call_tool(name: str, *arguments: object) -> int:
 
 
 @pytest.fixture(autouse=True)
-def _no_visualizer_of_another_test() -> None:
-    """mmengine keeps visualizers by name for the whole process; a run would use an old one."""
-    classes = [Visualizer]
+def _nothing_of_another_test_by_name() -> None:
+    """mmengine keeps visualizers, loggers and message hubs by name for the whole process.
+
+    A run's name is the second it began in: one that begins in the same second as the run of another
+    test would draw into, and log to, what that test has closed.
+    """
+    classes = [ManagerMixin]
     while classes:
         kind = classes.pop()
-        kind._instance_dict.clear()
+        if kind is not DefaultScope:  # set once by the imports
+            kind._instance_dict.clear()
         classes += kind.__subclasses__()
 
 
