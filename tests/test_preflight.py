@@ -109,6 +109,64 @@ def test_annotations_that_are_no_coco_json(
     assert expected in line
 
 
+@pytest.fixture
+def _too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No annotation file is small enough to be read twice."""
+    monkeypatch.setattr(preflight, 'READ_UP_TO', 0)
+
+
+@pytest.mark.usefixtures('_too_large')
+def test_large_annotations_that_are_good_pass(tiny_det: list[str]) -> None:
+    preflight.check_data(config(DET_CONFIG, tiny_det), ('train', 'val', 'test'))
+
+
+@pytest.mark.usefixtures('_too_large')
+@pytest.mark.parametrize(
+    ('content', 'expected'),
+    [
+        (b'<html>log in</html>', "not JSON: it begins with b'<html>log in</ht'"),
+        (b'version https://git-lfs.github.com/spec/v1\n', "it begins with b'version https://'"),
+        (b'{"images": [{"id": 1', 'cut short: it ends with'),
+        (b'{"images": []}\n', 'no list "annotations"'),
+        (b'{"images": [{{"id": 1}]}', 'not JSON: Expecting property name'),
+        (b'{"images" : [], "annotations":[]}', 'no list "categories"'),
+        (b'{"annotations": [], "categories": [], "images": {}}', 'no list "images"'),
+        (b'{"images": [{"id": 1}], "annotations": [], "categories": []}', 'has no file_name'),
+        (b'{"images": [7], "annotations": [], "categories": []}', 'images[0]'),
+    ],
+)
+def test_large_annotations_that_are_no_coco_json(
+    content: bytes, expected: str, refused: Callable[..., str], coco: Path
+) -> None:
+    (coco / TRAIN).write_bytes(content)
+    line = refused()
+    assert str(coco / TRAIN) in line
+    assert expected in line
+
+
+@pytest.mark.usefixtures('_too_large')
+def test_large_annotations_are_held_against_the_config(
+    refused: Callable[..., str], coco: Path
+) -> None:
+    assert 'in that order' in refused("train_dataloader.dataset.metainfo.classes=['car','person']")
+    edit(coco / TRAIN, lambda content: content['annotations'][1].pop('segmentation'))
+    assert 'annotations[1] has no segmentation' in refused()
+    edit(coco / TRAIN, lambda content: content['annotations'].clear())
+    assert 'has no annotations to train on' in refused()
+
+
+@pytest.mark.usefixtures('_too_large')
+def test_large_annotations_name_images_that_are_absent(
+    refused: Callable[..., str], coco: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (coco / 'train2017/000000000002.jpg').unlink()
+    assert '000000000002.jpg: listed, but there is no such file' in refused()
+    monkeypatch.setattr(preflight, 'SKIM_ROWS', 1)  # looks no further than the first
+    cfg = copy.deepcopy(read(DET_CONFIG))
+    cfg.merge_from_dict({'data_root': str(coco)})
+    preflight.check_data(apply_keys(cfg), ('train',))
+
+
 @pytest.mark.parametrize('field', ['bbox', 'area', 'category_id', 'segmentation'])
 def test_annotation_without_a_field(field: str, refused: Callable[..., str], coco: Path) -> None:
     edit(coco / TRAIN, lambda content: content['annotations'][1].pop(field))

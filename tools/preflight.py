@@ -5,7 +5,9 @@ in another order than the file's, it trains on shifted labels.
 """
 
 import json
+import mmap
 import os
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +21,9 @@ from PIL import Image
 
 READ_UP_TO = 64 * 2**20
 """Bytes of an annotation file that is read twice for its own check: COCO's val, not its train."""
+
+SKIM_ROWS, SKIM_BYTES = 100, 16 * 2**20
+"""Of a larger file: how many images and annotations are looked at, and how far into each list."""
 
 STAT_UP_TO, DECODE = 5000, 3
 """How many of the images are looked for, and how many of them are decoded."""
@@ -116,9 +121,9 @@ def _path(dataset: dict, dotted: str) -> str | None:
 def _check_coco(dataset: dict, key: str, classes: Sequence[str] | None) -> list[str]:
     """Check an annotation file; returns the paths of its images."""
     path = _path(dataset, 'ann_file')
-    if not path or os.path.getsize(path) > READ_UP_TO:
+    if not path:
         return []
-    content = _read_coco(path)
+    content = (_skim_coco if os.path.getsize(path) > READ_UP_TO else _read_coco)(path)
     names = [category['name'] for category in content['categories']]
     if classes is not None:
         _check_classes(path, f'{key}.metainfo.classes', list(classes), names)
@@ -136,7 +141,8 @@ def _check_coco(dataset: dict, key: str, classes: Sequence[str] | None) -> list[
     return [os.path.join(folder, image['file_name']) for image in content['images']]
 
 
-def _read_coco(path: str) -> dict:
+def _read_coco(path: str) -> dict[str, list[dict]]:
+    """The three lists of an annotation file."""
     what = f'{path}: no COCO annotation file'
     try:
         with open(path, encoding='utf-8') as file:
@@ -147,6 +153,60 @@ def _read_coco(path: str) -> dict:
         raise UserError(f'{path}: {error.strerror}') from error
     if not isinstance(content, dict):
         raise UserError(f'{what}: a JSON {type(content).__name__}, not an object')
+    _check_rows(what, content, f'; its keys are {sorted(content)[:8]}')
+    return content
+
+
+def _skim_coco(path: str) -> dict[str, list[dict]]:
+    """The categories and the first images and annotations of a file too large to be read twice."""
+    what = f'{path}: no COCO annotation file'
+    try:
+        with (
+            open(path, 'rb') as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+        ):
+            if not content[:64].lstrip().startswith(b'{'):
+                raise UserError(f'{what}: not JSON: it begins with {content[:16]!r}, not with {{')
+            if not content[-64:].rstrip().endswith(b'}'):
+                raise UserError(f'{what}: cut short: it ends with {content[-16:]!r}, not with }}')
+            rows = {
+                'images': _first_rows(content, b'images', SKIM_ROWS),
+                'annotations': _first_rows(content, b'annotations', SKIM_ROWS),
+                'categories': _first_rows(content, b'categories', None),
+            }
+    except ValueError as error:
+        raise UserError(f'{what}: not JSON: {one_line(error)}') from error
+    except OSError as error:
+        raise UserError(f'{path}: {error.strerror}') from error
+    _check_rows(what, rows)
+    return rows
+
+
+def _first_rows(content: mmap.mmap, part: bytes, most: int | None) -> list | None:
+    """At most so many rows of a list of a JSON file, None where it has no such list.
+
+    Raises:
+        ValueError: the list begins with what is not JSON.
+    """
+    found = re.search(rb'"%s"\s*:\s*\[' % part, content)
+    if not found:
+        return None
+    text = content[found.end() : found.end() + SKIM_BYTES].decode(errors='replace')
+    decoder, between = json.JSONDecoder(), re.compile(r'[\s,]*')
+    rows, at = [], between.match(text).end()
+    while text[at : at + 1] not in (']', '') and (most is None or len(rows) < most):
+        try:
+            row, at = decoder.raw_decode(text, at)
+        except ValueError:
+            if not rows:
+                raise
+            break  # longer than what is looked at, or damaged there: the data set will tell
+        rows.append(row)
+        at = between.match(text, at).end()
+    return rows
+
+
+def _check_rows(what: str, content: dict, hint: str = '') -> None:
     for part, fields in {
         'images': ('id', 'file_name', 'width', 'height'),
         'annotations': (),
@@ -154,12 +214,11 @@ def _read_coco(path: str) -> dict:
     }.items():
         rows = content.get(part)
         if not isinstance(rows, list):
-            raise UserError(f'{what}: no list "{part}"; its keys are {sorted(content)[:8]}')
+            raise UserError(f'{what}: no list "{part}"{hint}')
         for i, row in enumerate(rows):
             lacking = [f for f in fields if not isinstance(row, dict) or f not in row]
             if lacking or not isinstance(row, dict):
                 raise UserError(f'{what}: {part}[{i}] has no {", ".join(lacking) or "fields"}')
-    return content
 
 
 def _check_classes(path: str, key: str, classes: list[str], names: list[str]) -> None:
