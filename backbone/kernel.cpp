@@ -1,20 +1,27 @@
 // Manhattan self-attention on a CPU, forward and backward, without scores or decays in memory.
 //
-// Tensors are contiguous (B, H, W, n, d) float32; q and k come unturned and unscaled. A task is one
-// head of one sequence: a row, a column, or a whole image. A sequence is a grid of gh x gw tokens
-// (a row or column has gh = 1) with the decay rate * (|dh| + |dw|) between them. Keys are taken in
-// segments of one grid row, so that their decay is a slice of one small table, which the matrix
-// product starts from. Everything inside is in units of log2: 2^x needs no multiplication.
+// Tensors are contiguous (B, H, W, n, d) float32; q and k come unturned and unscaled. A sequence is
+// a row, a column, or a whole image: a grid of gh x gw tokens (a row or column has gh = 1) with the
+// decay rate * (|dh| + |dw|) between them. Keys are taken in blocks inside one grid row, so that
+// their decay is a slice of one small table, which the matrix product starts from. Everything
+// inside is in units of log2: 2^x needs no multiplication.
+//
+// A thread takes some heads of a sequence and first packs their tokens, turned, into tiles. Rows
+// and columns are packed with all heads at once: the tokens of a column lie far apart, and what a
+// memory access brings along are the other heads.
 //
 // Keys that cannot matter are left out. The score of a query with its own key is a lower bound of
 // log2(sum(2^score)), so what lies CUTOFF below it changes the result by less than keys * 2^-CUTOFF;
-// Cauchy-Schwarz and the decay often tell that of a whole segment before any product.
+// Cauchy-Schwarz and the decay often tell that of a whole block before any product.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -29,12 +36,12 @@ constexpr int LANES = 8;
 typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
 
-constexpr int QUERIES = 36;       // queries a tile: scores and one segment stay in the L1 cache
-constexpr int GROUP = 8;          // tiles that a segment serves before it leaves the L1 cache
-constexpr int SEGMENT = 48;       // most keys a segment
+constexpr int QUERIES = 24;       // queries a tile: scores and one block stay in the L1 cache
+constexpr int MORE_QUERIES = 48;  // the same in the backward pass, which also sums over queries
+constexpr int GROUP = 8;          // tiles that a block serves before it leaves the L1 cache
+constexpr int BLOCK = 96;         // most keys a block
 constexpr float CUTOFF = 40;      // 2^-40 of the sum is far below float32's 2^-24
 constexpr float HEADROOM = 60;    // a score this far above the reference moves the reference
-constexpr int PIECES = 16;         // most pieces that a task cuts its scratch memory into
 constexpr float LOWEST = -1e30f;  // score of a key that is only padding
 constexpr float LOG2E = 1.44269504088896341f;
 
@@ -44,6 +51,13 @@ inline vec load(const float* p) {
   return v;
 }
 inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+// In a register from here on: GCC would rather read it from memory once for every use.
+inline vec keep(vec x) {
+#ifdef __AVX__
+  asm("" : "+x"(x));
+#endif
+  return x;
+}
 inline vec splat(float x) { return vec{} + x; }
 inline float sum(vec v) {
   float s = 0;
@@ -57,172 +71,223 @@ inline vec swap_pairs(vec v) {
 }
 inline int round_up(int x, int step) { return (x + step - 1) / step * step; }
 
-// 2^x for x in [-126, 127], relative error 2e-7: x = n + f, Taylor in f * ln 2, n into the exponent.
+// The larger of x and a constant; NaN where x is.
+inline vec at_least(float low, vec x) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_max_ps((__m512)splat(low), (__m512)x);
+#elif defined(__AVX__)
+  return (vec)_mm256_max_ps((__m256)splat(low), (__m256)x);
+#else
+  return x < splat(low) ? splat(low) : x;
+#endif
+}
+
+// 2^x for x up to 127, 2^-126 below it, relative error 2e-7: x = n + f with |f| <= 1/2, a minimax
+// polynomial in f, n into the exponent.
 inline vec exp2(vec x) {
-  x = x < splat(-126.0f) ? splat(-126.0f) : x;
+  x = at_least(-126, x);
   const vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   vec shifted = x + magic;
   vec f = x - (shifted - magic);
-  vec p = splat(1.5403530e-4f);
-  p = p * f + 1.3333558e-3f;
-  p = p * f + 9.6181291e-3f;
-  p = p * f + 5.5504109e-2f;
-  p = p * f + 2.4022651e-1f;
-  p = p * f + 6.9314718e-1f;
-  p = p * f + 1.0f;
+  vec p = splat(1.32764722e-3f);
+  p = p * f + 9.67554189e-3f;
+  p = p * f + 5.55071346e-2f;
+  p = p * f + 2.40221202e-1f;
+  p = p * f + 6.93146974e-1f;
+  p = p * f + 1.00000007f;
   return (vec)((ivec)p + ((ivec)shifted << 23));
 }
 
 // --- matrix products of tiles -------------------------------------------------------------------
 
-// finish(r, c, start(r, c) + sum_k A[r, k] * Bt[k, c]) for LANES columns from c on
-template <int R, int V, class Start, class Finish>
-inline void product_tile(const float* A, int lda, const float* Bt, int ldb, int depth, int r0,
-                         int c0, const Start& start, const Finish& finish) {
-  vec acc[R][V];
-  UNROLL for (int r = 0; r < R; ++r)
-    UNROLL for (int v = 0; v < V; ++v) acc[r][v] = start(r0 + r, c0 + v * LANES);
-  for (int k = 0; k < depth; ++k) {
-    vec b[V];
-    UNROLL for (int v = 0; v < V; ++v) b[v] = load(Bt + k * ldb + c0 + v * LANES);
-    UNROLL for (int r = 0; r < R; ++r)
-      UNROLL for (int v = 0; v < V; ++v) acc[r][v] += A[(r0 + r) * lda + k] * b[v];
-  }
-  UNROLL for (int r = 0; r < R; ++r)
-    UNROLL for (int v = 0; v < V; ++v) finish(r0 + r, c0 + v * LANES, acc[r][v]);
-}
-
-template <int R, class Start, class Finish>
-inline void product_rows(const float* A, int lda, const float* Bt, int ldb, int depth, int r,
-                         int cols, const Start& start, const Finish& finish) {
-  int c = 0;
-  for (; c + 2 * LANES <= cols; c += 2 * LANES)
-    product_tile<R, 2>(A, lda, Bt, ldb, depth, r, c, start, finish);
-  if (c < cols) product_tile<R, 1>(A, lda, Bt, ldb, depth, r, c, start, finish);
-}
-
-template <class Start, class Finish>
-inline void product(const float* A, int lda, int rows, const float* Bt, int ldb, int depth,
-                    int cols, const Start& start, const Finish& finish) {
+// Calls run.template operator()<R, V>(r, c) for tiles that cover rows x cols, cols a multiple of
+// LANES: 12 accumulators leave a register file of 16 room for what they are made from.
+template <int R, int V, class Run>
+inline void tile_rows(int rows, int c, const Run& run) {
   int r = 0;
-  for (; r + 6 <= rows; r += 6)
-    product_rows<6>(A, lda, Bt, ldb, depth, r, cols, start, finish);
-  if (r + 4 <= rows) {
-    product_rows<4>(A, lda, Bt, ldb, depth, r, cols, start, finish);
-    r += 4;
-  }
-  for (; r + 2 <= rows; r += 2)
-    product_rows<2>(A, lda, Bt, ldb, depth, r, cols, start, finish);
-  if (r < rows) product_rows<1>(A, lda, Bt, ldb, depth, r, cols, start, finish);
+  for (; rows - r >= R && rows - r != R + 2; r += R) run.template tile<R, V>(r, c);
+  for (; rows - r >= 4; r += 4) run.template tile<4, V>(r, c);  // 8 is better 4 + 4 than 6 + 2
+  for (; rows - r >= 2; r += 2) run.template tile<2, V>(r, c);
+  if (r < rows) run.template tile<1, V>(r, c);
+}
+template <class Run>
+inline void tiles(int rows, int cols, const Run& run) {
+  int c = 0;
+  for (; cols - c == 2 * LANES || cols - c > 3 * LANES; c += 2 * LANES)
+    tile_rows<6, 2>(rows, c, run);
+  if (cols - c == 3 * LANES) tile_rows<4, 3>(rows, c, run);
+  if (cols - c == LANES) tile_rows<6, 1>(rows, c, run);
 }
 
-// C[r, :] += sum_k A[r * step_r + k * step_k] * B[k, :] for V vectors of columns
-template <int R, int V>
-inline void mac_tile(const float* A, int step_r, int step_k, int count, const float* B, int ldb,
-                     float* C, int ldc) {
-  vec acc[R][V];
-  UNROLL for (int r = 0; r < R; ++r)
-    UNROLL for (int v = 0; v < V; ++v) acc[r][v] = load(C + r * ldc + v * LANES);
-  for (int k = 0; k < count; ++k) {
-    vec b[V];
-    UNROLL for (int v = 0; v < V; ++v) b[v] = load(B + k * ldb + v * LANES);
+// C[r, c] = start(r, c) + sum_k A[r, k] * Bt[k, c]
+template <class Start>
+struct Product {
+  const float* A;
+  int lda;
+  const float* Bt;
+  int ldb, depth;
+  float* C;
+  int ldc;
+  const Start& start;
+
+  template <int R, int V>
+  __attribute__((noinline)) void tile(int r0, int c0) const {
+    const int lda = this->lda, ldb = this->ldb, ldc = this->ldc;  // not read again after a store
+    vec acc[R][V];
+    UNROLL for (int r = 0; r < R; ++r)
+      UNROLL for (int v = 0; v < V; ++v) acc[r][v] = start(r0 + r, c0 + v * LANES);
+    const float *a = A + r0 * lda, *bt = Bt + c0;
+    for (int k = 0; k < depth; ++k, ++a, bt += ldb) {
+      vec b[V];
+      UNROLL for (int v = 0; v < V; ++v) b[v] = keep(load(bt + v * LANES));
+      UNROLL for (int r = 0; r < R; ++r)
+        UNROLL for (int v = 0; v < V; ++v) acc[r][v] += a[r * lda] * b[v];
+    }
+    float* c = C + r0 * ldc + c0;
+    UNROLL for (int r = 0; r < R; ++r)
+      UNROLL for (int v = 0; v < V; ++v) store(c + r * ldc + v * LANES, acc[r][v]);
+  }
+};
+template <class Start>
+inline void product(const float* A, int lda, int rows, const float* Bt, int ldb, int depth,
+                    int cols, float* C, int ldc, const Start& start) {
+  tiles(rows, cols, Product<Start>{A, lda, Bt, ldb, depth, C, ldc, start});
+}
+
+// C[r, c] += sum_k A[r * step_r + k * step_k] * B[k, c]; B and C have the same width
+struct Accumulation {
+  const float* A;
+  int step_r, step_k, count;
+  const float* B;
+  int width;
+  float* C;
+
+  template <int R, int V>
+  void tile(int r0, int c0) const {
+    const int step_r = this->step_r, step_k = this->step_k, width = this->width;
+    vec acc[R][V];
+    float* c = C + r0 * width + c0;
+    UNROLL for (int r = 0; r < R; ++r)
+      UNROLL for (int v = 0; v < V; ++v) acc[r][v] = load(c + r * width + v * LANES);
+    const float *a = A + r0 * step_r, *from = B + c0;
+    for (int k = 0; k < count; ++k, a += step_k, from += width) {
+      vec b[V];
+      UNROLL for (int v = 0; v < V; ++v) b[v] = keep(load(from + v * LANES));
+      UNROLL for (int r = 0; r < R; ++r)
+        UNROLL for (int v = 0; v < V; ++v) acc[r][v] += a[r * step_r] * b[v];
+    }
+    UNROLL for (int r = 0; r < R; ++r)
+      UNROLL for (int v = 0; v < V; ++v) store(c + r * width + v * LANES, acc[r][v]);
+  }
+};
+void accumulate(const float* A, int step_r, int step_k, int rows, int count, const float* B,
+                int width, float* C) {
+  tiles(rows, width, Accumulation{A, step_r, step_k, count, B, width, C});
+}
+
+// P = 2^P, and its sums over columns with weights ``real`` into totals, a vector a row
+template <int R>
+inline void exponential_rows(float* P, int ldp, int cols, const float* real, float* totals) {
+  vec total[R];
+  UNROLL for (int r = 0; r < R; ++r) total[r] = load(totals + r * LANES);
+  for (int c = 0; c < cols; c += LANES) {
+    const vec weight = keep(load(real + c));
     UNROLL for (int r = 0; r < R; ++r) {
-      const float a = A[r * step_r + k * step_k];
-      UNROLL for (int v = 0; v < V; ++v) acc[r][v] += a * b[v];
+      const vec x = exp2(load(P + r * ldp + c));
+      store(P + r * ldp + c, x);
+      total[r] += x * weight;
     }
   }
-  UNROLL for (int r = 0; r < R; ++r)
-    UNROLL for (int v = 0; v < V; ++v) store(C + r * ldc + v * LANES, acc[r][v]);
+  UNROLL for (int r = 0; r < R; ++r) store(totals + r * LANES, total[r]);
 }
-
-template <int R, int V>
-void mac_rows(const float* A, int step_r, int step_k, int rows, int count, const float* B, int ldb,
-              float* C, int ldc) {
+void exponentials(float* P, int ldp, int rows, int cols, const float* real, float* totals) {
   int r = 0;
-  for (; r + R <= rows; r += R)
-    mac_tile<R, V>(A + r * step_r, step_r, step_k, count, B, ldb, C + r * ldc, ldc);
-  if (r + 2 <= rows) {
-    mac_tile<2, V>(A + r * step_r, step_r, step_k, count, B, ldb, C + r * ldc, ldc);
-    r += 2;
-  }
-  for (; r < rows; ++r)
-    mac_tile<1, V>(A + r * step_r, step_r, step_k, count, B, ldb, C + r * ldc, ldc);
+  for (; r + 4 <= rows; r += 4)
+    exponential_rows<4>(P + r * ldp, ldp, cols, real, totals + r * LANES);
+  for (; r < rows; ++r) exponential_rows<1>(P + r * ldp, ldp, cols, real, totals + r * LANES);
 }
 
-// C[rows, width] += A B, width a multiple of LANES
-void mac(const float* A, int step_r, int step_k, int rows, int count, const float* B, int width,
-         float* C) {
-  int c = 0;
-  for (; c + 4 * LANES <= width; c += 4 * LANES)
-    mac_rows<3, 4>(A, step_r, step_k, rows, count, B + c, width, C + c, width);
-  switch ((width - c) / LANES) {
-    case 3: mac_rows<4, 3>(A, step_r, step_k, rows, count, B + c, width, C + c, width); break;
-    case 2: mac_rows<6, 2>(A, step_r, step_k, rows, count, B + c, width, C + c, width); break;
-    case 1: mac_rows<6, 1>(A, step_r, step_k, rows, count, B + c, width, C + c, width); break;
-  }
+// (count, width) -> (width, cols), zero beyond count; cols a multiple of LANES
+void transpose(const float* x, int count, int width, float* out, int cols) {
+  for (int j = 0; j < cols; j += LANES)
+    for (int c = 0; c < width; c += LANES) {
+      vec m[LANES];
+      for (int i = 0; i < LANES; ++i) m[i] = j + i < count ? load(x + (j + i) * width + c) : vec{};
+      UNROLL for (int far = 1; far < LANES; far *= 2)
+        UNROLL for (int i = 0; i < LANES; ++i) if (!(i & far)) {
+          ivec upper, lower;
+          UNROLL for (int l = 0; l < LANES; ++l) {
+            upper[l] = l & far ? LANES + l - far : l;
+            lower[l] = l & far ? LANES + l : l + far;
+          }
+          const vec a = m[i], b = m[i + far];
+          m[i] = __builtin_shuffle(a, b, upper);
+          m[i + far] = __builtin_shuffle(a, b, lower);
+        }
+      for (int i = 0; i < LANES; ++i) store(out + (c + i) * cols + j, m[i]);
+    }
 }
 
-// --- one head of one sequence ---------------------------------------------------------------------
+// --- what attends to what -----------------------------------------------------------------------
 
 struct Shape {
   int B, H, W, n, d, mode;  // mode: 0 whole, 1 rows, 2 columns
   int gh, gw, sequences;
-  int segments, length, padded;  // segments a grid row, keys a segment, the same padded
-  int width;                     // d padded
+  int per_row, length;  // blocks a grid row, keys of all but its last one
+  int width;            // d padded
   float scale;
 
   Shape(int B, int H, int W, int n, int d, int mode) : B(B), H(H), W(W), n(n), d(d), mode(mode) {
     gh = mode == 0 ? H : 1;
     gw = mode == 2 ? H : W;
     sequences = mode == 0 ? B : mode == 1 ? B * H : B * W;
-    segments = (gw + SEGMENT - 1) / SEGMENT;
-    length = (gw + segments - 1) / segments;
-    padded = round_up(length, LANES);
+    per_row = (gw + BLOCK - 1) / BLOCK;
+    length = round_up((gw + per_row - 1) / per_row, LANES);
+    per_row = (gw + length - 1) / length;
     width = round_up(d, LANES);
     scale = LOG2E / std::sqrt((float)d);
   }
   int tokens() const { return gh * gw; }
-  int blocks() const { return gh * segments; }
+  int blocks() const { return gh * per_row; }
+  int area() const { return width * length; }  // floats of a block
 };
 
 // Places a block of keys in its sequence.
 struct Block {
-  int h, w, count, first;  // grid row, first column, keys, first token
+  int h, w, count, cols, first;  // grid row, first column, keys, the same padded, first token
   Block(const Shape& s, int i) {
-    h = i / s.segments;
-    w = i % s.segments * s.length;
+    h = i / s.per_row;
+    w = i % s.per_row * s.length;
     count = std::min(s.length, s.gw - w);
+    cols = round_up(count, LANES);
     first = h * s.gw + w;
   }
 };
 
-// One head of one sequence: where its tokens are, and how they are brought into tiles.
-struct Head {
+// One sequence: where its tokens are, and how they are brought into tiles.
+struct Sequence {
   const Shape& s;
   const float *cos, *sin;  // each angle twice, the first sine negative
-  int sequence, head;
-  float rate;              // of the decay, in log2
+  int index;
   int64_t start, angles;   // token 0: its place in the batch, and in its image
   int step;                // from one token to the next
 
-  Head(const Shape& s, const float* cos, const float* sin, const float* rates, int task)
-      : s(s), cos(cos), sin(sin), sequence(task / s.n), head(task % s.n) {
-    rate = rates[head] * LOG2E;
-    start = s.mode == 0   ? (int64_t)sequence * s.H * s.W
-            : s.mode == 1 ? (int64_t)sequence * s.W
-                          : (int64_t)(sequence / s.W) * s.H * s.W + sequence % s.W;
+  Sequence(const Shape& s, const float* cos, const float* sin, int index)
+      : s(s), cos(cos), sin(sin), index(index) {
+    start = s.mode == 0   ? (int64_t)index * s.H * s.W
+            : s.mode == 1 ? (int64_t)index * s.W
+                          : (int64_t)(index / s.W) * s.H * s.W + index % s.W;
     step = s.mode == 2 ? s.W : 1;
     angles = start % ((int64_t)s.H * s.W);
   }
-  const float* row(const float* x, int t) const {
-    return x + ((start + (int64_t)t * step) * s.n + head) * s.d;
-  }
-  float* row(float* x, int t) const {
-    return x + ((start + (int64_t)t * step) * s.n + head) * s.d;
+  int64_t at(int head, int t) const { return ((start + (int64_t)t * step) * s.n + head) * s.d; }
+  // where lse of the sequence's tokens is
+  float* sums(float* lse, int head) const {
+    return lse + ((size_t)index * s.n + head) * s.tokens();
   }
   // x of a token, zero beyond d
-  void pack(const float* x, int t, float* out) const {
-    const float *y = row(x, t), *ahead = y + (int64_t)8 * step * s.n * s.d;
+  void pack(const float* x, int head, int t, float* out) const {
+    const float *y = x + at(head, t), *ahead = y + (int64_t)4 * step * s.n * s.d;
     int c = 0;
     for (; c + LANES <= s.d; c += LANES) {
       if (step > 1) __builtin_prefetch(ahead + c);  // far apart: the processor does not foresee it
@@ -230,19 +295,25 @@ struct Head {
     }
     for (; c < s.width; ++c) out[c] = c < s.d ? y[c] : 0;
   }
+  void unpack(const float* x, int head, int t, float* out) const {
+    float* y = out + at(head, t);
+    int c = 0;
+    for (; c + LANES <= s.d; c += LANES) store(y + c, load(x + c));
+    for (; c < s.d; ++c) y[c] = x[c];
+  }
   // adjacent channels (a, b) -> (a cos - b sin, b cos + a sin) * factor, in place
   void turn(float* x, int t, float factor) const {
-    const int64_t at = (angles + (int64_t)t * step) * s.width;
+    const int64_t from = (angles + (int64_t)t * step) * s.width;
     for (int c = 0; c < s.width; c += LANES) {
       const vec y = load(x + c) * factor;
-      store(x + c, y * load(cos + at + c) + swap_pairs(y) * load(sin + at + c));
+      store(x + c, y * load(cos + from + c) + swap_pairs(y) * load(sin + from + c));
     }
   }
   void turn_back(float* x, int t, float factor) const {
-    const int64_t at = (angles + (int64_t)t * step) * s.width;
+    const int64_t from = (angles + (int64_t)t * step) * s.width;
     for (int c = 0; c < s.width; c += LANES) {
       const vec y = load(x + c) * factor;
-      store(x + c, y * load(cos + at + c) - swap_pairs(y) * load(sin + at + c));
+      store(x + c, y * load(cos + from + c) - swap_pairs(y) * load(sin + from + c));
     }
   }
   float dot(const float* x, const float* y) const {
@@ -250,311 +321,370 @@ struct Head {
     for (int c = 0; c < s.width; c += LANES) total += load(x + c) * load(y + c);
     return sum(total);
   }
-  void unpack(const float* x, int t, float* out) const {
-    float* y = row(out, t);
-    int c = 0;
-    for (; c + LANES <= s.d; c += LANES) store(y + c, load(x + c));
-    for (; c < s.d; ++c) y[c] = x[c];
-  }
-  // (count, width) -> (width, padded), zero beyond count
-  void transpose(const float* x, int count, float* out) const {
-    int j = 0;
-    for (; j + LANES <= count; j += LANES)
-      for (int c = 0; c < s.width; ++c)
-        for (int l = 0; l < LANES; ++l) out[c * s.padded + j + l] = x[(j + l) * s.width + c];
-    for (; j < s.padded; ++j)
-      for (int c = 0; c < s.width; ++c)
-        out[c * s.padded + j] = j < count ? x[j * s.width + c] : 0;
-  }
-  // table[i] = rate * |i - (gw - 1)|, long enough for a padded segment behind its end
-  void decay_table(float* table) const {
-    for (int i = 0; i < 2 * s.gw + s.padded; ++i) table[i] = rate * std::abs(i - (s.gw - 1));
-  }
 };
 
-// A tile of queries against one block of keys: where their decay starts, and the least of it.
+// A tile of queries: where their decay starts in the table, and the least of it.
 struct Tile {
   int first, count;
-  const float* bias[QUERIES];
-  float shift[QUERIES];
+  int h0, h1, w0, w1;            // grid places of the first and the last query
+  float longest;                 // of the queries
+  const float* origin[MORE_QUERIES];  // the decay of a query to grid column 0
+  float h[MORE_QUERIES];
 
-  void aim(const Head& head, const Block& b, const float* table) {
-    const int gw = head.s.gw;
-    for (int r = 0; r < count; ++r) {
-      const int h = (first + r) / gw, w = (first + r) % gw;
-      bias[r] = table + (b.w - w + gw - 1);
-      shift[r] = head.rate * std::abs(b.h - h);
+  void place(const Shape& s, int begin, int size, const float* table, const float* lengths) {
+    first = begin;
+    count = size;
+    h0 = begin / s.gw, w0 = begin % s.gw;
+    h1 = h0, w1 = w0;
+    longest = 0;
+    for (int r = 0, y = h0, x = w0; r < count; ++r) {
+      h1 = y, w1 = x;
+      origin[r] = table + (s.gw - 1 - x);
+      h[r] = y;
+      longest = std::max(longest, lengths[r]);
+      if (++x == s.gw) x = 0, ++y;
     }
   }
   // the decay of the nearest pair
-  float nearest(const Head& head, const Block& b) const {
-    const int gw = head.s.gw, last = first + count - 1;
-    const int h0 = first / gw, h1 = last / gw;
+  float nearest(const Block& b, float rate) const {
     int distance = std::max({b.h - h1, h0 - b.h, 0});
-    if (h0 == h1) distance += std::max({b.w - last % gw, first % gw - (b.w + b.count - 1), 0});
-    return head.rate * distance;
+    if (h0 == h1) distance += std::max({b.w - w1, w0 - (b.w + b.count - 1), 0});
+    return rate * distance;
+  }
+  // of each query: the decay between grid rows, less ``reference``
+  void shifts(const Block& b, float rate, const float* reference, float* shift) const {
+    for (int r = 0; r < count; ++r) shift[r] = rate * std::abs((float)b.h - h[r]) - reference[r];
   }
 };
 
-// Scratch memory of a thread; a task cuts it into pieces from the start.
-struct Scratch {
-  float* base;
+// table[i] = rate * |i - (gw - 1)|, long enough for a padded block behind its end
+size_t table_size(const Shape& s) { return 2 * s.gw + s.length; }
+void fill_table(const Shape& s, float rate, float* table) {
+  for (int i = 0; i < (int)table_size(s); ++i) table[i] = rate * std::abs(i - (s.gw - 1));
+}
+
+// Scratch memory of a thread, cut into pieces from the start.
+class Scratch {
+ public:
   explicit Scratch(size_t floats) {
-    base = (float*)std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64);
+    base = (float*)std::aligned_alloc(64, round(floats) * sizeof(float));
     if (!base) std::abort();
   }
   ~Scratch() { std::free(base); }
   Scratch(const Scratch&) = delete;
-};
-struct Pieces {
-  float* next;
+  void restart() { used = 0; }
   float* take(size_t floats) {
-    float* piece = next;
-    next += (floats + 15) / 16 * 16;
+    float* piece = base + used;
+    used += round(floats);
     return piece;
   }
+  static constexpr size_t PIECES = 20;  // at most
+  static constexpr size_t PADDING = 16 * PIECES;
+
+ private:
+  static size_t round(size_t floats) { return (floats + 15) / 16 * 16; }
+  float* base;
+  size_t used = 0;
 };
 
-// --- forward --------------------------------------------------------------------------------------
+// --- forward ------------------------------------------------------------------------------------
 
-void forward_head(const Head& head, const float* q, const float* k, const float* v, int begin,
-                  int end, float* out, float* lse, Pieces scratch) {
-  const Shape& s = head.s;
-  const int size = s.width * s.padded;
-  float* table = scratch.take(2 * s.gw + s.padded);
-  float* keys = scratch.take((size_t)size * s.blocks());
-  float* values = scratch.take((size_t)size * s.blocks());
-  float* longest = scratch.take(s.blocks());
-  float* packed = scratch.take(size);
-  float* queries = scratch.take((size_t)(end - begin) * s.width);
-  float* lengths = scratch.take(end - begin);
-  float* references = scratch.take(end - begin);
-  float* P = scratch.take(QUERIES * s.padded);
-  float* real = scratch.take(s.padded);  // 1 for a key, 0 for padding
-  float* group_sums = scratch.take(GROUP * QUERIES * s.width);
-  float* group_totals = scratch.take(GROUP * QUERIES * LANES);
-  head.decay_table(table);
-  for (int i = 0; i < s.blocks(); ++i) {
-    const Block b(s, i);
-    float square = 0;
-    for (int j = 0; j < b.count; ++j) {
-      const int t = b.first + j;
-      float* key = packed + j * s.width;
-      head.pack(k, t, key);
-      head.pack(v, t, values + (size_t)i * size + j * s.width);
-      if (t >= begin && t < end) {
-        float* query = queries + (size_t)(t - begin) * s.width;
-        head.pack(q, t, query);
-        references[t - begin] = head.dot(query, key) * s.scale;  // turning both alike drops out
-        lengths[t - begin] = std::sqrt(head.dot(query, query));
-        head.turn(query, t, 1);
-      }
-      head.turn(key, t, s.scale);
-      square = std::max(square, head.dot(key, key));
-    }
-    longest[i] = std::sqrt(square);
-    head.transpose(packed, b.count, keys + (size_t)i * size);
-  }
-  Tile tile;
-  for (int group = begin; group < end; group += GROUP * QUERIES) {
-    const int group_end = std::min(group + GROUP * QUERIES, end);
-    std::memset(group_sums, 0, sizeof(float) * (group_end - group) * s.width);
-    std::memset(group_totals, 0, sizeof(float) * (group_end - group) * LANES);
-    for (int i = 0; i < s.blocks(); ++i) {
-      const Block b(s, i);
-      const float* key = keys + (size_t)i * size;
-      for (int c = 0; c < s.padded; ++c) real[c] = c < b.count;
-      for (int first = group; first < group_end; first += QUERIES) {
-        tile.first = first;
-        tile.count = std::min(QUERIES, group_end - first);
-        const float* query = queries + (size_t)(first - begin) * s.width;
-        float* reference = references + first - begin;
-        float* sums = group_sums + (first - group) * s.width;
-        float* totals = group_totals + (first - group) * LANES;
-        const float* length = lengths + first - begin;
-        const float least = *std::min_element(reference, reference + tile.count);
-        const float bound = *std::max_element(length, length + tile.count) * longest[i] +
-                            tile.nearest(head, b);
-        if (bound < least - CUTOFF) continue;
-        tile.aim(head, b, table);
-        if (bound < least + HEADROOM) {  // no score can overflow
-          for (int r = 0; r < tile.count; ++r) tile.shift[r] -= reference[r];
-          product(
-              query, s.width, tile.count, key, s.padded, s.d, s.padded,
-              [&](int r, int c) { return load(tile.bias[r] + c) + tile.shift[r]; },
-              [&](int r, int c, vec x) {
-                const vec p = exp2(x) * load(real + c);
-                store(P + r * s.padded + c, p);
-                store(totals + r * LANES, load(totals + r * LANES) + p);
-              });
-        } else {
-          product(
-              query, s.width, tile.count, key, s.padded, s.d, s.padded,
-              [&](int r, int c) { return load(tile.bias[r] + c) + tile.shift[r]; },
-              [&](int r, int c, vec x) { store(P + r * s.padded + c, x); });
-          for (int r = 0; r < tile.count; ++r) {
-            float *p = P + r * s.padded, *total = totals + r * LANES;
-            for (int c = b.count; c < s.padded; ++c) p[c] = LOWEST;
-            const float peak = *std::max_element(p, p + b.count);
-            if (peak > reference[r] + HEADROOM) {
-              const float shrink = std::exp2(reference[r] - peak);
-              for (int c = 0; c < s.width; ++c) sums[r * s.width + c] *= shrink;
-              for (int l = 0; l < LANES; ++l) total[l] *= shrink;
-              reference[r] = peak;
-            }
-            for (int c = 0; c < s.padded; c += LANES) {
-              const vec x = exp2(load(p + c) - reference[r]);
-              store(p + c, x);
-              store(total, load(total) + x);
-            }
-          }
-        }
-        mac(P, s.padded, 1, tile.count, b.count, values + (size_t)i * size, s.width, sums);
-      }
-    }
-    for (int t = group; t < group_end; ++t) {
-      float* result = group_sums + (t - group) * s.width;
-      const float total = sum(load(group_totals + (t - group) * LANES));
-      for (int c = 0; c < s.width; ++c) result[c] /= total;
-      head.unpack(result, t, out);
-      lse[((size_t)head.sequence * s.n + head.head) * s.tokens() + t] =
-          references[t - begin] + std::log2(total);
-    }
-  }
+// The queries [begin, end) of ``heads`` heads from ``head`` on.
+struct Task {
+  int head, heads, begin, end;
+};
+
+size_t forward_scratch(const Shape& s, int heads, int queries) {
+  return Scratch::PADDING + table_size(s) + (heads + QUERIES + 1) * s.length +
+         heads * ((size_t)s.blocks() * (2 * s.area() + 1) + s.area()) +
+         (size_t)heads * queries * (s.width + 2) + GROUP * QUERIES * (s.width + LANES);
 }
 
-// --- backward -------------------------------------------------------------------------------------
+void forward(const Sequence& at, const Task& task, const float* q, const float* k, const float* v,
+             const float* rates, float* out, float* lse, Scratch& scratch) {
+  const Shape& s = at.s;
+  const int area = s.area(), blocks = s.blocks(), heads = task.heads;
+  const int count = task.end - task.begin;
+  float* const table = scratch.take(table_size(s));
+  float* const all_keys = scratch.take((size_t)heads * blocks * area);
+  float* const all_values = scratch.take((size_t)heads * blocks * area);
+  float* const all_longest = scratch.take(heads * blocks);
+  float* const all_queries = scratch.take((size_t)heads * count * s.width);
+  float* const all_references = scratch.take((size_t)heads * count);
+  float* const all_lengths = scratch.take((size_t)heads * count);
+  float* const packed = scratch.take(heads * area);
+  float* const squares = scratch.take(heads);
+  float* const P = scratch.take(QUERIES * s.length);
+  float* const real = scratch.take(s.length);  // 1 for a key, 0 for padding
+  float* const group_sums = scratch.take(GROUP * QUERIES * s.width);
+  float* const group_totals = scratch.take(GROUP * QUERIES * LANES);
 
-void backward_head(const Head& head, const float* q, const float* k, const float* v,
-                   const float* out, const float* lse, const float* grad, float* dq, float* dk,
-                   float* dv, Pieces scratch) {
-  const Shape& s = head.s;
-  const int tokens = s.tokens(), size = s.width * s.padded;
-  const size_t all = (size_t)tokens * s.width;
-  float* table = scratch.take(2 * s.gw + s.padded);
-  float* queries = scratch.take(all);
-  float* grads = scratch.take(all);
-  float* dqueries = scratch.take(all);
-  float* deltas = scratch.take(tokens);  // sum_j P dP of a query
-  float* lengths = scratch.take(tokens);
-  float* keys = scratch.take(size);
-  float* keys_t = scratch.take(size);
-  float* values = scratch.take(size);
-  float* values_t = scratch.take(size);
-  float* dkeys = scratch.take(size);
-  float* dvalues = scratch.take(size);
-  float* P = scratch.take(QUERIES * s.padded);
-  float* G = scratch.take(QUERIES * s.padded);
-  const float* sums = lse + ((size_t)head.sequence * s.n + head.head) * tokens;
-  head.decay_table(table);
-  std::memset(dqueries, 0, sizeof(float) * all);
-  for (int t = 0; t < tokens; ++t) {
-    float *query = queries + (size_t)t * s.width, *g = grads + (size_t)t * s.width;
-    head.pack(out, t, query);
-    head.pack(grad, t, g);
-    deltas[t] = head.dot(query, g);
-    head.pack(q, t, query);
-    head.turn(query, t, 1);
-    lengths[t] = std::sqrt(head.dot(query, query));
-  }
-  Tile tile;
-  for (int i = 0; i < s.blocks(); ++i) {
+  for (int i = 0; i < blocks; ++i) {
     const Block b(s, i);
-    float square = 0;
+    std::memset(squares, 0, sizeof(float) * heads);
     for (int j = 0; j < b.count; ++j) {
-      float* key = keys + j * s.width;
-      head.pack(k, b.first + j, key);
-      head.turn(key, b.first + j, s.scale);
-      square = std::max(square, head.dot(key, key));
-      head.pack(v, b.first + j, values + j * s.width);
+      const int t = b.first + j;
+      for (int h = 0; h < heads; ++h) {
+        float* key = packed + h * area + j * s.width;
+        at.pack(k, task.head + h, t, key);
+        at.pack(v, task.head + h, t, all_values + ((size_t)h * blocks + i) * area + j * s.width);
+        if (t >= task.begin && t < task.end) {
+          const size_t place = (size_t)h * count + t - task.begin;
+          float* query = all_queries + place * s.width;
+          at.pack(q, task.head + h, t, query);
+          all_references[place] = at.dot(query, key) * s.scale;  // turning both alike drops out
+          all_lengths[place] = std::sqrt(at.dot(query, query));
+          at.turn(query, t, 1);
+        }
+        at.turn(key, t, s.scale);
+        squares[h] = std::max(squares[h], at.dot(key, key));
+      }
     }
-    const float longest = std::sqrt(square);
-    head.transpose(keys, b.count, keys_t);
-    head.transpose(values, b.count, values_t);
-    std::memset(dkeys, 0, sizeof(float) * size);
-    std::memset(dvalues, 0, sizeof(float) * size);
-    for (int first = 0; first < tokens; first += QUERIES) {
-      const float *query = queries + (size_t)first * s.width, *g = grads + (size_t)first * s.width;
-      tile.first = first;
-      tile.count = std::min(QUERIES, tokens - first);
-      float bound = LOWEST;
-      for (int r = 0; r < tile.count; ++r)
-        bound = std::max(bound, lengths[first + r] * longest - sums[first + r]);
-      if (bound + tile.nearest(head, b) < -CUTOFF) continue;
-      tile.aim(head, b, table);
-      for (int r = 0; r < tile.count; ++r) tile.shift[r] -= sums[first + r];
-      product(
-          query, s.width, tile.count, keys_t, s.padded, s.d, s.padded,
-          [&](int r, int c) { return load(tile.bias[r] + c) + tile.shift[r]; },
-          [&](int r, int c, vec x) { store(P + r * s.padded + c, exp2(x)); });
-      product(
-          g, s.width, tile.count, values_t, s.padded, s.d, s.padded,
-          [&](int r, int) { return splat(-deltas[first + r]); },
-          [&](int r, int c, vec x) {
-            store(G + r * s.padded + c, load(P + r * s.padded + c) * x);
-          });
-      mac(G, s.padded, 1, tile.count, b.count, keys, s.width, dqueries + (size_t)first * s.width);
-      mac(G, 1, s.padded, b.count, tile.count, query, s.width, dkeys);
-      mac(P, 1, s.padded, b.count, tile.count, g, s.width, dvalues);
-    }
-    for (int j = 0; j < b.count; ++j) {
-      head.turn_back(dkeys + j * s.width, b.first + j, s.scale / LOG2E);
-      head.unpack(dkeys + j * s.width, b.first + j, dk);
-      head.unpack(dvalues + j * s.width, b.first + j, dv);
+    for (int h = 0; h < heads; ++h) {
+      all_longest[h * blocks + i] = std::sqrt(squares[h]);
+      transpose(packed + h * area, b.count, s.width,
+                all_keys + ((size_t)h * blocks + i) * area, b.cols);
     }
   }
-  for (int t = 0; t < tokens; ++t) {
-    head.turn_back(dqueries + (size_t)t * s.width, t, 1 / LOG2E);  // the keys carry the scale
-    head.unpack(dqueries + (size_t)t * s.width, t, dq);
+
+  for (int h = 0; h < heads; ++h) {
+    const float rate = rates[task.head + h] * LOG2E;
+    const float* keys = all_keys + (size_t)h * blocks * area;
+    const float* values = all_values + (size_t)h * blocks * area;
+    const float* longest = all_longest + h * blocks;
+    float* queries = all_queries + (size_t)h * count * s.width;
+    float* references = all_references + (size_t)h * count;
+    const float* lengths = all_lengths + (size_t)h * count;
+    fill_table(s, rate, table);
+    for (int group = 0; group < count; group += GROUP * QUERIES) {
+      const int group_count = std::min(GROUP * QUERIES, count - group);
+      std::memset(group_sums, 0, sizeof(float) * group_count * s.width);
+      std::memset(group_totals, 0, sizeof(float) * group_count * LANES);
+      Tile group_tiles[GROUP];
+      float least[GROUP];  // reference of a tile's queries
+      int used = 0;
+      for (int first = group; first < group + group_count; first += QUERIES, ++used) {
+        const int size = std::min(QUERIES, group + group_count - first);
+        group_tiles[used].place(s, task.begin + first, size, table, lengths + first);
+        least[used] = *std::min_element(references + first, references + first + size);
+      }
+      for (int i = 0; i < blocks; ++i) {
+        const Block b(s, i);
+        const float* key = keys + (size_t)i * area;
+        for (int c = 0; c < b.cols; ++c) real[c] = c < b.count;
+        for (int g = 0; g < used; ++g) {
+          const Tile& tile = group_tiles[g];
+          const float bound = tile.longest * longest[i] + tile.nearest(b, rate);
+          if (bound < least[g] - CUTOFF) continue;
+          const int first = tile.first - task.begin;
+          const float* query = queries + (size_t)first * s.width;
+          float* reference = references + first;
+          float* sums = group_sums + (first - group) * s.width;
+          float* totals = group_totals + (first - group) * LANES;
+          float shift[QUERIES];
+          const auto decay = [&](int r, int c) { return load(tile.origin[r] + b.w + c) + shift[r]; };
+          if (bound < least[g] + HEADROOM) {  // no score can overflow
+            tile.shifts(b, rate, reference, shift);
+            product(query, s.width, tile.count, key, b.cols, s.d, b.cols, P, s.length, decay);
+            exponentials(P, s.length, tile.count, b.cols, real, totals);
+          } else {
+            const float none[QUERIES] = {};
+            tile.shifts(b, rate, none, shift);
+            product(query, s.width, tile.count, key, b.cols, s.d, b.cols, P, s.length, decay);
+            for (int r = 0; r < tile.count; ++r) {
+              float *p = P + r * s.length, *total = totals + r * LANES;
+              for (int c = b.count; c < b.cols; ++c) p[c] = LOWEST;
+              const float peak = *std::max_element(p, p + b.count);
+              if (peak > reference[r] + HEADROOM) {
+                const float shrink = std::exp2(reference[r] - peak);
+                for (int c = 0; c < s.width; ++c) sums[r * s.width + c] *= shrink;
+                for (int l = 0; l < LANES; ++l) total[l] *= shrink;
+                reference[r] = peak;
+              }
+              for (int c = 0; c < b.cols; c += LANES) {
+                const vec x = exp2(load(p + c) - reference[r]);
+                store(p + c, x);
+                store(total, load(total) + x);
+              }
+            }
+            least[g] = *std::min_element(reference, reference + tile.count);
+          }
+          accumulate(P, s.length, 1, tile.count, b.count, values + (size_t)i * area, s.width, sums);
+        }
+      }
+      for (int t = group; t < group + group_count; ++t) {
+        const float* result = group_sums + (t - group) * s.width;
+        const float total = sum(load(group_totals + (t - group) * LANES));
+        const float share = 1 / total;
+        for (int c = 0; c < s.width; ++c) queries[(size_t)t * s.width + c] = result[c] * share;
+        at.sums(lse, task.head + h)[task.begin + t] = references[t] + std::log2(total);
+      }
+    }
   }
+  for (int t = 0; t < count; ++t)
+    for (int h = 0; h < heads; ++h)
+      at.unpack(all_queries + ((size_t)h * count + t) * s.width, task.head + h, task.begin + t, out);
+}
+
+// --- backward -----------------------------------------------------------------------------------
+
+size_t backward_scratch(const Shape& s, int heads) {
+  return Scratch::PADDING + table_size(s) + (size_t)heads * s.tokens() * (7 * s.width + 2) +
+         2 * s.area() + 2 * MORE_QUERIES * s.length +
+         (s.tokens() / MORE_QUERIES + 1) * (sizeof(Tile) / sizeof(float) + 1);
+}
+
+void backward(const Sequence& at, int head, int heads, const float* q, const float* k,
+              const float* v, const float* rates, const float* out, float* lse, const float* grad,
+              float* dq, float* dk, float* dv, Scratch& scratch) {
+  const Shape& s = at.s;
+  const int tokens = s.tokens(), used = (tokens + MORE_QUERIES - 1) / MORE_QUERIES;
+  const size_t all = (size_t)tokens * s.width, size = heads * all;
+  float* const table = scratch.take(table_size(s));
+  float* const all_queries = scratch.take(size);
+  float* const all_keys = scratch.take(size);
+  float* const all_values = scratch.take(size);
+  float* const all_grads = scratch.take(size);
+  float* const all_dqueries = scratch.take(size);
+  float* const all_dkeys = scratch.take(size);
+  float* const all_dvalues = scratch.take(size);
+  float* const all_deltas = scratch.take((size_t)heads * tokens);  // sum_j P dP of a query
+  float* const all_lengths = scratch.take((size_t)heads * tokens);
+  float* const keys_t = scratch.take(s.area());
+  float* const values_t = scratch.take(s.area());
+  float* const P = scratch.take(MORE_QUERIES * s.length);
+  float* const G = scratch.take(MORE_QUERIES * s.length);
+  float* const least = scratch.take(used);  // log2 of a softmax denominator of a tile's queries
+  Tile* const all_tiles = (Tile*)scratch.take(used * sizeof(Tile) / sizeof(float));
+
+  for (int t = 0; t < tokens; ++t)
+    for (int h = 0; h < heads; ++h) {
+      const size_t place = (size_t)h * tokens + t;
+      float *query = all_queries + place * s.width, *g = all_grads + place * s.width;
+      float* key = all_keys + place * s.width;
+      at.pack(out, head + h, t, query);
+      at.pack(grad, head + h, t, g);
+      all_deltas[place] = at.dot(query, g);
+      at.pack(q, head + h, t, query);
+      all_lengths[place] = std::sqrt(at.dot(query, query));
+      at.turn(query, t, 1);
+      at.pack(k, head + h, t, key);
+      at.turn(key, t, s.scale);
+      at.pack(v, head + h, t, all_values + place * s.width);
+    }
+  std::memset(all_dqueries, 0, sizeof(float) * size);
+  std::memset(all_dkeys, 0, sizeof(float) * size);
+  std::memset(all_dvalues, 0, sizeof(float) * size);
+
+  for (int h = 0; h < heads; ++h) {
+    const float rate = rates[head + h] * LOG2E;
+    const float *queries = all_queries + h * all, *grads = all_grads + h * all;
+    float* dqueries = all_dqueries + h * all;
+    const float* deltas = all_deltas + (size_t)h * tokens;
+    const float* lengths = all_lengths + (size_t)h * tokens;
+    const float* sums = at.sums(lse, head + h);
+    fill_table(s, rate, table);
+    for (int g = 0; g < used; ++g) {
+      const int first = g * MORE_QUERIES, count = std::min(MORE_QUERIES, tokens - first);
+      all_tiles[g].place(s, first, count, table, lengths + first);
+      least[g] = *std::min_element(sums + first, sums + first + count);
+    }
+    for (int i = 0; i < s.blocks(); ++i) {
+      const Block b(s, i);
+      const size_t place = h * all + (size_t)b.first * s.width;
+      const float *keys = all_keys + place, *values = all_values + place;
+      float square = 0;
+      for (int j = 0; j < b.count; ++j)
+        square = std::max(square, at.dot(keys + j * s.width, keys + j * s.width));
+      const float longest = std::sqrt(square);
+      transpose(keys, b.count, s.width, keys_t, b.cols);
+      transpose(values, b.count, s.width, values_t, b.cols);
+      for (int tile_index = 0; tile_index < used; ++tile_index) {
+        const Tile& tile = all_tiles[tile_index];
+        if (tile.longest * longest + tile.nearest(b, rate) < least[tile_index] - CUTOFF) continue;
+        const float *query = queries + (size_t)tile.first * s.width;
+        const float *g = grads + (size_t)tile.first * s.width, *delta = deltas + tile.first;
+        float shift[MORE_QUERIES];
+        tile.shifts(b, rate, sums + tile.first, shift);
+        product(query, s.width, tile.count, keys_t, b.cols, s.d, b.cols, P, s.length,
+                [&](int r, int c) { return load(tile.origin[r] + b.w + c) + shift[r]; });
+        product(g, s.width, tile.count, values_t, b.cols, s.d, b.cols, G, s.length,
+                [&](int r, int) { return splat(-delta[r]); });
+        for (int r = 0; r < tile.count; ++r)
+          for (int at = r * s.length; at < r * s.length + b.cols; at += LANES) {
+            const vec p = exp2(load(P + at));
+            store(P + at, p);
+            store(G + at, load(G + at) * p);
+          }
+        accumulate(G, s.length, 1, tile.count, b.count, keys, s.width,
+                   dqueries + (size_t)tile.first * s.width);
+        accumulate(G, 1, s.length, b.count, tile.count, query, s.width, all_dkeys + place);
+        accumulate(P, 1, s.length, b.count, tile.count, g, s.width, all_dvalues + place);
+      }
+    }
+  }
+  for (int t = 0; t < tokens; ++t)
+    for (int h = 0; h < heads; ++h) {
+      const size_t place = ((size_t)h * tokens + t) * s.width;
+      at.turn_back(all_dqueries + place, t, 1 / LOG2E);  // the keys carry the scale
+      at.turn_back(all_dkeys + place, t, s.scale / LOG2E);
+      at.unpack(all_dqueries + place, head + h, t, dq);
+      at.unpack(all_dkeys + place, head + h, t, dk);
+      at.unpack(all_dvalues + place, head + h, t, dv);
+    }
+}
+
+// Heads that a task takes together: all of a row or column, unless that leaves threads idle.
+int heads_together(const Shape& s, int threads) {
+  return s.mode != 0 && s.sequences >= 2 * threads ? s.n : 1;
 }
 
 }  // namespace
 
-// q k v out (B, H, W, n, d); cos sin (H, W, width), see Head; rates (n); lse (sequences, n, tokens).
-// ``width`` is d rounded up to rmt_lanes().
+// q k v out (B, H, W, n, d); cos sin (H, W, width), see Sequence; rates (n); lse (sequences, n,
+// tokens). ``width`` is d rounded up to rmt_lanes().
 extern "C" int rmt_lanes() { return LANES; }
 
 extern "C" void rmt_forward(const float* q, const float* k, const float* v, const float* cos,
                             const float* sin, const float* rates, float* out, float* lse, int B,
                             int H, int W, int n, int d, int mode, int threads) {
   const Shape s(B, H, W, n, d, mode);
-  const int heads = s.sequences * n;
-  // few heads: cut their queries into parts too, each packs the keys again
-  const int wanted = (4 * threads + heads - 1) / heads;
+  const int heads = heads_together(s, threads);
+  const int units = s.sequences * (n / heads);
+  // few of them: cut their queries into parts too, each packs the keys again
+  const int wanted = (4 * threads + units - 1) / units;
   const int most = std::max(1, s.tokens() / (8 * QUERIES));
   const int parts = std::max(1, std::min(wanted, most));
   const int part = round_up((s.tokens() + parts - 1) / parts, QUERIES);
-  const size_t floats = 2 * s.gw + 2 * s.padded + s.blocks() +
-                        (size_t)s.width * s.padded * (2 * s.blocks() + 1) +
-                        (size_t)part * (s.width + 2) + QUERIES * (GROUP * (s.width + LANES) + s.padded) +
-                        16 * PIECES;
 #pragma omp parallel num_threads(threads)
   {
-    Scratch scratch(floats);
+    Scratch scratch(forward_scratch(s, heads, std::min(part, s.tokens())));
 #pragma omp for schedule(dynamic, 1)
-    for (int task = 0; task < heads * parts; ++task) {
-      const Head head(s, cos, sin, rates, task / parts);
-      const int first = task % parts * part;
-      forward_head(head, q, k, v, first, std::min(first + part, s.tokens()), out, lse,
-                   {scratch.base});
+    for (int i = 0; i < units * parts; ++i) {
+      const int unit = i / parts, begin = i % parts * part;
+      if (begin >= s.tokens()) continue;
+      const Task task{unit % (n / heads) * heads, heads, begin, std::min(begin + part, s.tokens())};
+      scratch.restart();
+      forward({s, cos, sin, unit / (n / heads)}, task, q, k, v, rates, out, lse, scratch);
     }
   }
 }
 
 extern "C" void rmt_backward(const float* q, const float* k, const float* v, const float* cos,
-                             const float* sin, const float* rates, const float* out,
-                             const float* lse, const float* grad, float* dq, float* dk, float* dv,
-                             int B, int H, int W, int n, int d, int mode, int threads) {
+                             const float* sin, const float* rates, const float* out, float* lse,
+                             const float* grad, float* dq, float* dk, float* dv, int B, int H,
+                             int W, int n, int d, int mode, int threads) {
   const Shape s(B, H, W, n, d, mode);
-  const size_t floats = 2 * s.gw + s.padded + (size_t)s.tokens() * (3 * s.width + 2) +
-                        6 * (size_t)s.width * s.padded + 2 * QUERIES * s.padded + 16 * PIECES;
+  const int heads = heads_together(s, threads);
+  const int units = s.sequences * (n / heads);
 #pragma omp parallel num_threads(threads)
   {
-    Scratch scratch(floats);
+    Scratch scratch(backward_scratch(s, heads));
 #pragma omp for schedule(dynamic, 1)
-    for (int task = 0; task < s.sequences * n; ++task)
-      backward_head(Head(s, cos, sin, rates, task), q, k, v, out, lse, grad, dq, dk, dv,
-                    {scratch.base});
+    for (int unit = 0; unit < units; ++unit) {
+      scratch.restart();
+      backward({s, cos, sin, unit / (n / heads)}, unit % (n / heads) * heads, heads, q, k, v, rates,
+               out, lse, grad, dq, dk, dv, scratch);
+    }
   }
 }
