@@ -1,6 +1,7 @@
 """The converter: says what a file is, writes it whole or not at all, and changes no result."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -367,6 +368,20 @@ def test_inspect_tells_what_a_detector_is_and_what_is_wrong(files, capsys):
         'complete: no: the file is incomplete (1 missing: patch_embed.proj.0.bias)',
     ):
         assert words in said, said
+
+
+def test_inspect_tells_equal_weights_in_either_packing(files, tmp_path, capsys):
+    source, out = files
+    torch.save(imagenet_file(RMT('tiny')), source)
+    convert(source, out)
+    convert(source, tmp_path / 'out.safetensors')
+    capsys.readouterr()
+    said = []
+    for file in (out, tmp_path / 'out.safetensors'):
+        convert('--inspect', file)
+        said += re.findall(r'tensors: sha256 (\w{64})', capsys.readouterr().out)
+    assert len(said) == 2
+    assert said[0] == said[1]
 
 
 def test_a_refusal_is_one_line_and_a_failure(tmp_path):

@@ -114,6 +114,7 @@ def inspect(path: str, ema: bool = False) -> None:
         'epoch': str(checkpoint.get('epoch', meta.get('epoch', own.get('epoch', '')))),
         'written by': ', '.join(f'{k} {meta[k]}' for k in meta if str(k).endswith('_version')),
         'converted': f'from {own.get("source")} on {own.get("date")}' if own else '',
+        'tensors': f'sha256 {own["tensors_sha256"]}' if own.get('tensors_sha256') else '',
         'left out': preview(own.get('dropped_head', ())) if own.get('dropped_head') else '',
         'also inside': ', '.join(others(checkpoint, state_dict)),
         'complete': completeness(state_dict, description, path),
