@@ -1,8 +1,8 @@
-"""The attention kernel for a CPU: compiles ``kernel.cpp`` once, loads it, makes it an operator.
+"""The kernels for a CPU: compiles ``csrc/`` once, loads it, makes operators of it.
 
 The compiled file is kept in the user's cache directory, named by what it depends on (the source,
 the compiler, the processor), so that one home directory serves several machines. Where there is no
-C++ compiler the operator is not available and :mod:`backbone.retention` computes without it.
+C++ compiler they are not available and the layers compute without them.
 """
 
 import ctypes
@@ -16,13 +16,15 @@ import threading
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 WHOLE, ROWS, COLUMNS = range(3)
 """What attends to what: all places, the places of a row, the places of a column."""
 
-SOURCE = Path(__file__).with_name('kernel.cpp')
+SOURCES = sorted(Path(__file__).with_name('csrc').iterdir())
 FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-fopenmp')
 _lock = threading.Lock()
 _ready = False
@@ -36,6 +38,7 @@ def available() -> bool:
         with _lock:
             library = _library()
             if library is not None:
+                library.rmt_depthwise_sums.restype = ctypes.c_int64
                 _lanes = library.rmt_lanes()
             _ready = library is not None
     return _ready
@@ -48,7 +51,7 @@ def _library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, 'stderr', None) or str(error)
         print_log(
-            f'RMT: no attention kernel here, computing with PyTorch alone, slower: {reason}',
+            f'RMT: no CPU kernels here, computing with PyTorch alone, slower: {reason}',
             logger='current',
             level=30,  # a warning
         )
@@ -73,7 +76,13 @@ def _load() -> ctypes.CDLL:
 
 def _fingerprint(compiler: str) -> str:
     version = subprocess.run([compiler, '--version'], capture_output=True, text=True, check=True)
-    facts = [SOURCE.read_text(), *FLAGS, version.stdout, platform.machine(), torch.__version__]
+    facts = [
+        *(file.read_text() for file in SOURCES),
+        *FLAGS,
+        version.stdout,
+        platform.machine(),
+        torch.__version__,
+    ]
     cpuinfo = Path('/proc/cpuinfo')
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
@@ -82,21 +91,30 @@ def _fingerprint(compiler: str) -> str:
 
 
 def _compile(compiler: str, target: Path) -> None:
-    print_log(f'RMT: compiling the attention kernel, once, into {target}', logger='current')
+    print_log(f'RMT: compiling the CPU kernels, once, into {target}', logger='current')
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
-        made, linked = Path(work) / 'kernel.o', Path(work) / 'kernel.so'
-        run = functools.partial(subprocess.run, capture_output=True, text=True, check=True)
-        run([compiler, *FLAGS, '-c', str(SOURCE), '-o', str(made)])
+        linked = Path(work) / 'kernel.so'
+        run = functools.partial(
+            subprocess.run, cwd=work, capture_output=True, text=True, check=True
+        )
+        run([compiler, *FLAGS, '-c', *(str(file) for file in SOURCES if file.suffix == '.cpp')])
         # Linked without -fopenmp: the threads are those of the OpenMP that PyTorch has loaded. A
         # second one would compete with it for the cores.
-        run([compiler, '-shared', str(made), '-o', str(linked)])
+        run(
+            [
+                compiler,
+                '-shared',
+                *sorted(p.name for p in Path(work).glob('*.o')),
+                '-o',
+                linked.name,
+            ]
+        )
         os.replace(linked, target)  # another process may have been quicker: the same file
 
 
-def _call(name: str, tensors: list[Tensor], mode: int) -> None:
-    B, H, W, n, d = tensors[0].shape
+def _call(name: str, tensors: list[Tensor], *numbers: int) -> None:
     pointers = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
-    getattr(_library(), name)(*pointers, B, H, W, n, d, mode, torch.get_num_threads())
+    getattr(_library(), name)(*pointers, *numbers, torch.get_num_threads())
 
 
 @torch.library.custom_op('rmt::attention', mutates_args=())
@@ -110,8 +128,21 @@ def attention(
     """
     q, k, v = (t.contiguous() for t in (q, k, v))
     out, lse = torch.empty_like(q), q.new_empty(q.shape[:-1].numel())
-    _call('rmt_forward', [q, k, v, cos, sin, rates, out, lse], mode)
+    _call('rmt_forward', [q, k, v, cos, sin, rates, out, lse], *q.shape, mode)
     return out, lse
+
+
+def attention_(
+    q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor, rates: Tensor, mode: int
+) -> Tensor:
+    """:func:`attention` without gradients, the result of ROWS or COLUMNS in the memory of v.
+
+    A task has read its row or column before it writes there.
+    """
+    q, k = q.contiguous(), k.contiguous()
+    lse = q.new_empty(q.shape[:-1].numel())
+    _call('rmt_forward', [q, k, v, cos, sin, rates, v, lse], *q.shape, mode)
+    return v
 
 
 @attention.register_fake
@@ -135,7 +166,8 @@ def attention_backward(
     """Gradients of :func:`attention`'s q, k and v; computes the scores again."""
     q, k, v, out, grad = (t.contiguous() for t in (q, k, v, out, grad))
     grads = torch.empty_like(q), torch.empty_like(q), torch.empty_like(q)
-    _call('rmt_backward', [q, k, v, cos, sin, rates, out, lse, grad, *grads], mode)
+    tensors = [q, k, v, cos, sin, rates, out, lse, grad, *grads]
+    _call('rmt_backward', tensors, *q.shape, mode)
     return grads
 
 
@@ -166,4 +198,33 @@ def rotary_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     width = 2 * cos.shape[-1]
     fill = (0, -width % _lanes)
     cos, sin = torch.stack((cos, cos), dim=-1), torch.stack((-sin, sin), dim=-1)
-    return tuple(torch.nn.functional.pad(t.flatten(-3), fill).contiguous() for t in (cos, sin))
+    return tuple(F.pad(t.flatten(-3), fill).contiguous() for t in (cos, sin))
+
+
+class _Depthwise(torch.autograd.Function):
+    """On (B, C, H, W): what it returns must be no view for in-place additions to be allowed."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, weight = ctx.saved_tensors
+        x, grad = (t.permute(0, 2, 3, 1).contiguous() for t in (x, grad))  # (B, H, W, C)
+        sizes = *x.shape, weight.shape[-1]
+        dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), x.new_empty(x.shape[-1])
+        sums = x.new_empty(_library().rmt_depthwise_sums(*sizes))
+        tensors = [x, weight.contiguous(), grad, dx, dweight, dbias, sums]
+        _call('rmt_depthwise_backward', tensors, *sizes)
+        return dx.permute(0, 3, 1, 2), dweight, dbias
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Depthwise convolution of x (B, H, W, C) with weight (C, 1, K, K), K 3 or 5, and bias (C).
+
+    float32, zero padding K / 2. Its gradients are ours: oneDNN takes several times longer for them.
+    """
+    return _Depthwise.apply(x.permute(0, 3, 1, 2), weight, bias).permute(0, 2, 3, 1)

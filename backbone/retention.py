@@ -208,6 +208,8 @@ def kernel_axial(q: Tensor, k: Tensor, v: Tensor, *tables: Tensor) -> Tensor:
     """Attention inside each row, its result then attended inside each column."""
     dtype, q, k, v = v.dtype, q.float(), k.float(), v.float()
     v, _ = kernel.attention(q, k, v, *tables, kernel.ROWS)
+    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return kernel.attention_(q, k, v, *tables, kernel.COLUMNS).to(dtype)
     return kernel.attention(q, k, v, *tables, kernel.COLUMNS)[0].to(dtype)
 
 

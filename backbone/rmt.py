@@ -32,7 +32,8 @@ class RMT(BaseModule):
         norm_eval: keep those norms' running statistics fixed in training. Off in the published
             training.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
-        attention: how attention is computed, a name in :mod:`backbone.retention`.
+        attention: how attention is computed, a name in :mod:`backbone.retention`. With 'naive' all
+            other layers are PyTorch's own as well: the formula as it stands.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a backbone file completely or
             raises; ``key='model_ema'`` takes the averaged weights of an ImageNet file.
 
@@ -70,7 +71,8 @@ class RMT(BaseModule):
         self.out_channels = [variant.channels[i] for i in self.out_indices]
         self.out_strides = [2 ** (i + 2) for i in self.out_indices]
 
-        self.patch_embed = PatchEmbed(variant.channels[0], norm_cfg)
+        fast = attention != 'naive'
+        self.patch_embed = PatchEmbed(variant.channels[0], norm_cfg, fast)
         # over the blocks of all four stages, also where the last stages are not built
         num_blocks = sum(variant.depths)
         rates = [rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
@@ -92,7 +94,7 @@ class RMT(BaseModule):
             positions = StagePositions(**sizes, **attn, span=variant.decay_span[i])
             downsample = None
             if i < num_stages - 1:
-                downsample = Downsample(*variant.channels[i : i + 2], norm_cfg)
+                downsample = Downsample(*variant.channels[i : i + 2], norm_cfg, fast)
             self.layers.append(Stage(blocks, positions, downsample, with_cp))
         # keyed by stage, so that the names do not depend on which stages are returned
         self.extra_norms = nn.ModuleDict(

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from released_files import MINI
 from torch import nn
 
-from backbone.layers import Block, DepthwiseConv, ResidualConv2d
+from backbone import RMT, layers
+from backbone.layers import FFN, Block, DepthwiseConv, PatchEmbed, ResidualConv2d
 from backbone.retention import WHOLE, decay_rates
 
 
@@ -54,8 +56,12 @@ def test_block_equals_its_formula(gamma, drop_path):
     torch.manual_seed(1)
     scale = gamma or 1.0
     y = x + layer.pos.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) - x
-    y = y + layer.drop_path(scale * layer.retention(layer.retention_layer_norm(y), positions))
-    y = y + layer.drop_path(scale * layer.ffn(layer.final_layer_norm(y)))
+    for branch in (
+        lambda y: layer.retention(layer.retention_layer_norm(y), positions),
+        lambda y: layer.ffn(layer.final_layer_norm(y)),
+    ):
+        kept = layer.drop_path.scale(y)
+        y = y + branch(y) * scale * (1.0 if kept is None else kept)
     torch.testing.assert_close(out, y)
 
 
@@ -94,3 +100,80 @@ def test_feed_forward_gives_the_same_with_and_without_gradients(frozen):
         expected = ffn(x)
     torch.testing.assert_close(ffn(x), expected)
     torch.testing.assert_close(ffn(x.requires_grad_()), expected)
+
+
+def assert_same_gradients(fast, plain, x):
+    """Outputs and gradients of a fast layer in float32, and of a plain one in float64."""
+    plain.load_state_dict(fast.state_dict())
+    a, b = x.clone().requires_grad_(), x.double().requires_grad_()
+    out, expected = fast(a), plain.double()(b)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
+    weight = torch.randn_like(expected)
+    out.backward(weight.float())
+    expected.backward(weight)
+    for (name, p), q in zip(fast.named_parameters(), plain.parameters(), strict=True):
+        # the bias in front of a norm has no gradient but rounding errors
+        error = (p.grad.double() - q.grad).norm() / q.grad.norm().clamp_min(10)
+        assert error < 1e-4, name
+    torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('residual', [False, True])
+@pytest.mark.parametrize('kernel_size', [3, 5])
+@pytest.mark.parametrize('shape', [(1, 1, 1, 8), (2, 13, 33, 12), (1, 25, 70, 72)], ids=str)
+def test_depthwise_convolution_and_its_gradients_equal_the_formula(shape, kernel_size, residual):
+    torch.manual_seed(0)
+    args = shape[-1], kernel_size, residual
+    fast, plain = DepthwiseConv(*args), DepthwiseConv(*args, fast=False)
+    assert_same_gradients(fast, plain, torch.randn(shape))
+
+
+def test_depthwise_gradients_are_the_same_in_every_run():
+    torch.manual_seed(0)
+    conv, x = DepthwiseConv(72, 5), torch.randn(2, 25, 70, 72)
+    grads = []
+    for _ in range(3):
+        conv.zero_grad()
+        conv(x).square().sum().backward()
+        grads.append(conv.conv.weight.grad.clone())
+    assert torch.equal(grads[0], grads[1])
+    assert torch.equal(grads[0], grads[2])
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('size', [(32, 32), (37, 51)], ids=str)
+def test_stem_and_its_gradients_equal_the_formula(size, training):
+    torch.manual_seed(0)
+    fast, plain = (PatchEmbed(16, dict(type='BN'), fast).train(training) for fast in (True, False))
+    assert_same_gradients(fast, plain, torch.randn(2, 3, *size))
+
+
+def test_stem_without_gradients_equals_the_formula():
+    torch.manual_seed(0)
+    stem, x = PatchEmbed(16, dict(type='BN')), torch.randn(2, 3, 37, 51)
+    stem(x)  # statistics that are not 0 and 1
+    expected = stem.eval()(x)
+    assert expected.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(stem(x), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(stem.train()(x), stem(x))  # batch statistics are never folded
+
+
+@pytest.mark.parametrize('height', [9, 16, 17, 25])
+def test_feed_forward_in_slabs_equals_the_whole(height, monkeypatch):
+    torch.manual_seed(0)
+    ffn, x = FFN(8, 24), torch.randn(2, height, 6, 8)
+    with torch.no_grad():
+        expected = ffn(x)
+        monkeypatch.setattr(layers, 'SLAB_BYTES', 1)  # the least: eight rows
+        seen = []
+        ffn.fc1.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[1]))
+        torch.testing.assert_close(ffn(x), expected)
+    assert len(seen) == -(-height // 8)
+    assert max(seen) <= 10
+
+
+def test_naive_attention_goes_with_plain_layers():
+    fast = {m.fast for m in RMT(MINI, attention='auto').modules() if hasattr(m, 'fast')}
+    plain = {m.fast for m in RMT(MINI, attention='naive').modules() if hasattr(m, 'fast')}
+    assert (fast, plain) == ({True}, {False})

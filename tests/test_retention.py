@@ -60,6 +60,25 @@ def compare(kind, name, shape, scale=1.0, tolerance=1e-4):
 
 
 @pytest.mark.parametrize(('kind', 'name'), NAMES)
+def test_without_gradients_the_result_is_the_same_and_the_inputs_stay(kind, name):
+    tensors = inputs((2, 5, 13, 3, 8))
+    kept = [t.clone() for t in tensors]
+    expected = attend(kind, name, *tensors)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(kind, name, *tensors), expected)
+    for tensor, before in zip(tensors, kept, strict=True):
+        assert torch.equal(tensor, before)
+
+
+def test_long_columns_without_gradients_equal_the_formula():
+    q, k, v = inputs(
+        (1, 800, 1, 1, 8)
+    )  # long and few: elsewhere their queries would be cut in parts
+    with torch.no_grad():
+        assert error(attend('axial', 'kernel', q, k, v), formula('axial', q, k, v)) < 1e-4
+
+
+@pytest.mark.parametrize(('kind', 'name'), NAMES)
 @pytest.mark.parametrize(
     'shape',
     [

@@ -1,0 +1,207 @@
+// Gradients of a depthwise K x K convolution on (B, H, W, C) float32, K 3 or 5, stride 1, zero
+// padding K / 2. (Its forward pass is PyTorch's, which is as fast as memory.)
+//
+// An image is cut into tiles of few enough floats for the L2 cache; a tile is packed with its
+// border, zeros included, so that the loops over it know no edges.
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "vector.h"
+
+namespace {
+
+constexpr int ROWS = 12, COLS = 32, CHANNELS = 64;  // most of a tile
+constexpr int WIDE = 4;                             // results side by side in registers
+
+struct Image {
+  int H, W, C;
+  const float* at(const float* x, int b, int h, int w, int c) const {
+    return x + (((int64_t)b * H + h) * W + w) * C + c;
+  }
+  float* at(float* x, int b, int h, int w, int c) const {
+    return x + (((int64_t)b * H + h) * W + w) * C + c;
+  }
+};
+
+// The vectors of ``channels`` channels, those beyond the last zero.
+inline vec load_some(const float* x, int channels) {
+  if (channels >= LANES) return load(x);
+  vec v = {};
+  for (int i = 0; i < channels; ++i) v[i] = x[i];
+  return v;
+}
+inline void store_some(float* x, vec v, int channels) {
+  if (channels >= LANES) return store(x, v);
+  for (int i = 0; i < channels; ++i) x[i] = v[i];
+}
+
+// Cuts a batch of images into tiles, the same ones for any number of threads.
+struct Tiling {
+  int B, down, across, deep, rows, cols;
+  Tiling(int B, const Image& image) : B(B) {
+    const auto even = [](int size, int most) {
+      const int parts = (size + most - 1) / most;
+      return (size + parts - 1) / parts;
+    };
+    rows = even(image.H, ROWS), cols = even(image.W, COLS);
+    down = (image.H + rows - 1) / rows, across = (image.W + cols - 1) / cols;
+    deep = (image.C + CHANNELS - 1) / CHANNELS;
+  }
+  int count() const { return B * down * across * deep; }
+};
+struct Tile {
+  int index, b, h, w, c, rows, cols, channels;
+  Tile(const Tiling& t, const Image& image, int i) : index(i) {
+    c = i % t.deep * CHANNELS, i /= t.deep;
+    w = i % t.across * t.cols, i /= t.across;
+    h = i % t.down * t.rows, b = i / t.down;
+    rows = std::min(t.rows, image.H - h);
+    cols = std::min(t.cols, image.W - w);
+    channels = std::min(CHANNELS, image.C - c);
+  }
+};
+
+// A tile of x with its border, (rows + K - 1, cols + K - 1, CHANNELS).
+template <int K>
+struct Packed {
+  static constexpr int LINE = (COLS + K - 1) * CHANNELS;
+  alignas(64) float data[(ROWS + K - 1) * LINE];
+
+  const float* at(int h, int w, int c) const { return data + h * LINE + w * CHANNELS + c; }
+
+  void fill(const float* x, const Image& image, const Tile& tile) {
+    for (int r = 0; r < tile.rows + K - 1; ++r) {
+      const int h = tile.h + r - K / 2;
+      for (int s = 0; s < tile.cols + K - 1; ++s) {
+        const int w = tile.w + s - K / 2;
+        float* to = data + r * LINE + s * CHANNELS;
+        const bool inside = h >= 0 && h < image.H && w >= 0 && w < image.W;
+        const float* from = inside ? image.at(x, tile.b, h, w, tile.c) : nullptr;
+        for (int c = 0; c < tile.channels; c += LANES)
+          store(to + c, inside ? load_some(from + c, tile.channels - c) : vec{});
+      }
+    }
+  }
+};
+
+// Weights (C, 1, K, K) of a tile's channels as (K, K, CHANNELS), mirrored.
+template <int K>
+struct Weights {
+  alignas(64) float data[K * K * CHANNELS];
+  Weights(const float* weight, const Tile& tile) {
+    for (int k = 0; k < K * K; ++k)
+      for (int c = 0; c < CHANNELS; ++c)
+        data[k * CHANNELS + c] =
+            c < tile.channels ? weight[(int64_t)(tile.c + c) * K * K + K * K - 1 - k] : 0;
+  }
+};
+
+// finish(w + t, sum_ij weights[i, j] * x[h + i, w + t + j]) for the N places from (h, w) on
+template <int K, int N, class Finish>
+inline void convolve(const Packed<K>& x, const Weights<K>& weights, int h, int w, int c,
+                     const Finish& finish) {
+  vec acc[N] = {};
+  UNROLL for (int i = 0; i < K; ++i) {
+    vec in[N + K - 1];
+    UNROLL for (int t = 0; t < N + K - 1; ++t) in[t] = keep(load(x.at(h + i, w + t, c)));
+    UNROLL for (int j = 0; j < K; ++j) {
+      const vec weight = keep(load(weights.data + (i * K + j) * CHANNELS + c));
+      UNROLL for (int t = 0; t < N; ++t) acc[t] += weight * in[t + j];
+    }
+  }
+  UNROLL for (int t = 0; t < N; ++t) finish(w + t, acc[t]);
+}
+template <int K, class Finish>
+inline void convolve_row(const Packed<K>& x, const Weights<K>& weights, const Tile& tile, int h,
+                         const Finish& finish) {
+  int w = 0;
+  for (; w + WIDE <= tile.cols; w += WIDE)
+    for (int c = 0; c < tile.channels; c += LANES)
+      convolve<K, WIDE>(x, weights, h, w, c, [&](int at, vec sum) { finish(at, c, sum); });
+  for (; w < tile.cols; ++w)
+    for (int c = 0; c < tile.channels; c += LANES)
+      convolve<K, 1>(x, weights, h, w, c, [&](int at, vec sum) { finish(at, c, sum); });
+}
+
+// sums[k] += sum_w a[h + i, w + j] * g[w], sums[K * K] += sum_w g[w], over a row of a tile
+template <int K>
+inline void gather(const Packed<K>& a, const Packed<K>& g, const Tile& tile, int h, int c,
+                   float* sums) {
+  UNROLL for (int i = 0; i < K; ++i) {
+    vec acc[K] = {}, total = {};
+    for (int w = 0; w < tile.cols; ++w) {
+      const vec y = keep(load(g.at(h + K / 2, w + K / 2, c)));
+      UNROLL for (int j = 0; j < K; ++j) acc[j] += y * load(a.at(h + i, w + j, c));
+      if (i == 0) total += y;
+    }
+    UNROLL for (int j = 0; j < K; ++j) {
+      float* at = sums + (i * K + j) * CHANNELS + c;
+      store(at, load(at) + acc[j]);
+    }
+    if (i == 0) store(sums + K * K * CHANNELS + c, load(sums + K * K * CHANNELS + c) + total);
+  }
+}
+
+// ``sums`` (K * K + 1, CHANNELS) are a tile's part of the gradients of weight and bias.
+template <int K>
+void backward(const float* x, const float* weight, const float* grad, float* dx, float* sums,
+              const Image& image, const Tile& tile, Packed<K>& a, Packed<K>& g) {
+  a.fill(x, image, tile);
+  g.fill(grad, image, tile);
+  const Weights<K> weights(weight, tile);
+  std::memset(sums, 0, sizeof(float) * (K * K + 1) * CHANNELS);
+  for (int h = 0; h < tile.rows; ++h) {
+    convolve_row<K>(g, weights, tile, h, [&](int w, int c, vec sum) {
+      float* to = image.at(dx, tile.b, tile.h + h, tile.w + w, tile.c + c);
+      store_some(to, sum, tile.channels - c);
+    });
+    for (int c = 0; c < tile.channels; c += LANES) gather<K>(a, g, tile, h, c, sums);
+  }
+}
+
+template <class T>
+T* allocate() {
+  T* made = (T*)std::aligned_alloc(64, (sizeof(T) + 63) / 64 * 64);
+  if (!made) std::abort();
+  return made;
+}
+
+template <int K>
+void backward_all(const float* x, const float* weight, const float* grad, float* dx, float* dweight,
+                  float* dbias, float* sums, int B, const Image& image, int threads) {
+  const Tiling tiling(B, image);
+  const int size = (K * K + 1) * CHANNELS;
+#pragma omp parallel num_threads(threads)
+  {
+    auto *a = allocate<Packed<K>>(), *g = allocate<Packed<K>>();
+#pragma omp for schedule(dynamic, 1)
+    for (int i = 0; i < tiling.count(); ++i)
+      backward<K>(x, weight, grad, dx, sums + (int64_t)i * size, image, {tiling, image, i}, *a, *g);
+    std::free(a);
+    std::free(g);
+  }
+  // in the order of the tiles: the same result in every run
+  for (int c = 0; c < image.C; ++c)
+    for (int k = 0; k <= K * K; ++k) {
+      double total = 0;
+      for (int i = c / CHANNELS; i < tiling.count(); i += tiling.deep)
+        total += sums[(int64_t)i * size + k * CHANNELS + c % CHANNELS];
+      (k < K * K ? dweight[(int64_t)c * K * K + k] : dbias[c]) = total;
+    }
+}
+
+}  // namespace
+
+// Floats that rmt_depthwise_backward needs as ``sums``.
+extern "C" int64_t rmt_depthwise_sums(int B, int H, int W, int C, int K) {
+  return (int64_t)Tiling(B, {H, W, C}).count() * (K * K + 1) * CHANNELS;
+}
+
+// x grad dx (B, H, W, C), weight dweight (C, 1, K, K), dbias (C)
+extern "C" void rmt_depthwise_backward(const float* x, const float* weight, const float* grad,
+                                       float* dx, float* dweight, float* dbias, float* sums, int B,
+                                       int H, int W, int C, int K, int threads) {
+  const auto run = K == 3 ? backward_all<3> : backward_all<5>;
+  run(x, weight, grad, dx, dweight, dbias, sums, B, {H, W, C}, threads);
+}

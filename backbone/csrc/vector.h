@@ -1,0 +1,77 @@
+// Vectors of floats, as wide as the processor's, by the compilers' vector extensions.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#ifdef __AVX512F__
+constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
+constexpr float LOG2E = 1.44269504088896341f;
+// the accumulators of a tile stay in registers only where its loops are unrolled
+#define UNROLL _Pragma("GCC unroll 16")
+
+typedef float vec __attribute__((vector_size(LANES * 4)));
+typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+
+inline vec load(const float* p) {
+  vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+// In a register from here on: GCC would rather read it from memory once for every use.
+inline vec keep(vec x) {
+#ifdef __AVX__
+  asm("" : "+x"(x));
+#endif
+  return x;
+}
+inline vec splat(float x) { return vec{} + x; }
+inline float sum(vec v) {
+  float s = 0;
+  for (int i = 0; i < LANES; ++i) s += v[i];
+  return s;
+}
+inline vec swap_pairs(vec v) {
+  ivec other;
+  for (int i = 0; i < LANES; ++i) other[i] = i ^ 1;
+  return __builtin_shuffle(v, other);
+}
+inline int round_up(int x, int step) { return (x + step - 1) / step * step; }
+
+// The larger of x and a constant; NaN where x is.
+inline vec at_least(float low, vec x) {
+#if defined(__AVX512F__)
+  return (vec)_mm512_max_ps((__m512)splat(low), (__m512)x);
+#elif defined(__AVX__)
+  return (vec)_mm256_max_ps((__m256)splat(low), (__m256)x);
+#else
+  return x < splat(low) ? splat(low) : x;
+#endif
+}
+
+// 2^x for x up to 127, 2^-126 below it, relative error 2e-7: x = n + f with |f| <= 1/2, a minimax
+// polynomial in f, n into the exponent.
+inline vec exp2(vec x) {
+  x = at_least(-126, x);
+  const vec magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  vec shifted = x + magic;
+  vec f = x - (shifted - magic);
+  vec p = splat(1.32764722e-3f);
+  p = p * f + 9.67554189e-3f;
+  p = p * f + 5.55071346e-2f;
+  p = p * f + 2.40221202e-1f;
+  p = p * f + 6.93146974e-1f;
+  p = p * f + 1.00000007f;
+  return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+}  // namespace
