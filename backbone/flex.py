@@ -10,24 +10,35 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import flex_attention
+
+HEAD_DIMS = (16, 32, 64, 128)
 
 
-@torch.compiler.assume_constant_result
-@cache
+_able_devices: tuple[int, ...] | None = None
+
+
+def look_for_devices() -> None:
+    """Find the GPUs that compile FlexAttention, once; a compiler could not look while it traces."""
+    global _able_devices
+    if _able_devices is None:
+        visible = range(torch.cuda.device_count() if importlib.util.find_spec('triton') else 0)
+        _able_devices = tuple(i for i in visible if torch.cuda.get_device_capability(i) >= (8, 0))
+
+
 def available(device: torch.device, head_dim: int) -> bool:
     """Whether FlexAttention compiles for this device and width of a head."""
-    return (
-        device.type == 'cuda'
-        and head_dim in (16, 32, 64, 128)
-        and importlib.util.find_spec('triton') is not None
-        and torch.cuda.get_device_capability(device) >= (8, 0)
-    )
+    if device.type != 'cuda' or head_dim not in HEAD_DIMS:
+        return False
+    look_for_devices()
+    return (device.index or 0) in _able_devices
 
 
 @cache
-def _compiled():
-    return torch.compile(flex_attention, dynamic=True)
+def _flex_attention(compiled: bool):
+    # not imported before it is needed: it takes torch's compiler along, seconds
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, rates: Tensor, columns: Tensor) -> Tensor:
@@ -42,6 +53,5 @@ def attention(q: Tensor, k: Tensor, v: Tensor, rates: Tensor, columns: Tensor) -
         columns_apart = torch.abs(i % columns - j % columns)
         return score + rates[head] * (rows_apart + columns_apart)
 
-    compile_here = q.is_cuda and not torch.compiler.is_compiling()
-    attend = _compiled() if compile_here else flex_attention
+    attend = _flex_attention(q.is_cuda and not torch.compiler.is_compiling())
     return attend(q, k, v, score_mod=decayed)

@@ -306,6 +306,8 @@ def get_implementation(name: str, axial: bool) -> Implementation:
     if name not in choices:
         raise ValueError(f'attention {name!r} is unknown; choose from {", ".join(choices)}')
     compiled = name in ('auto', 'kernel') and kernel.available()  # now, not in the first pass
+    if name == 'auto':
+        flex.look_for_devices()
     if name == 'kernel' and not compiled:
         raise RuntimeError("attention 'kernel' needs a C++ compiler (g++) here; use 'auto'")
     return choices[name]
