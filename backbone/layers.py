@@ -42,6 +42,7 @@ def eager_float32(x: Tensor, weight: Tensor) -> bool:
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled('cpu')
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
     )
 
 

@@ -49,10 +49,17 @@ def test_measures_then_goes_on_from_what_is_there(run_tool, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ('arguments', 'named'),
-    [(['--sizes', '800'], '800'), (['--sizes', '16x64'], '16x64'), (['--device', 'cuda'], 'cuda')],
+    [
+        (['--sizes', '800'], '800'),
+        (['--sizes', '16x64'], '16x64'),
+        (['--device', 'cuda'], 'cuda'),
+        (['--models', 'convnext-t'], 'mmpretrain'),
+    ],
 )
 def test_wrong_arguments_end_in_one_line(run_tool, tmp_path, capsys, monkeypatch, arguments, named):
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    benchmark = load_tool('benchmark')
+    monkeypatch.setattr(benchmark, 'has_package', lambda name: name != 'mmpretrain')
     assert run_tool('benchmark', *arguments, '--out', tmp_path) == 2
     error = capsys.readouterr().err
     assert error.startswith('error: ')
@@ -111,3 +118,13 @@ def test_every_plot_is_made_from_results(result, tmp_path):
 def test_published_ap_is_known_for_every_variant():
     ap = report.box_ap()
     assert {'rmt-t', 'rmt-s', 'rmt-b', 'rmt-l', 'swin-t', 'resnet-50'} <= set(ap)
+
+
+def test_memory_of_the_blocks_is_the_rest_beside_the_frame(run_tool, tmp_path):
+    arguments = ['--models', 'rmt-t', '--attention', 'auto', '--sizes', '256x256', '--repeats', '1']
+    arguments += ['--modes', 'training', 'training-cp', '--seconds', '0', '--out', tmp_path]
+    assert run_tool('benchmark', *arguments) == 0
+    results = json.loads((tmp_path / 'benchmark.json').read_text())
+    peaks = {(r['mode'], r['part']): r['peak_bytes'] for r in results if 'peak_bytes' in r}
+    whole, recomputed = peaks['training', 'all'], peaks['training-cp', 'all']
+    assert peaks['training', 'frame'] < recomputed < whole

@@ -9,6 +9,7 @@ runs; what it already holds is not measured again), a table and plots.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
 import os
@@ -69,7 +70,8 @@ def plan(args: argparse.Namespace) -> list[Case]:
         seconds=args.seconds,
     )
     cases = [common]
-    for mode, model in itertools.product(args.modes, args.models or [*VARIANT_LETTERS, *RIVALS]):
+    here = [name for name in RIVALS if has_package(RIVALS[name]['type'].partition('.')[0])]
+    for mode, model in itertools.product(args.modes, args.models or [*VARIANT_LETTERS, *here]):
         ours = model in VARIANT_LETTERS
         if mode == 'training-cp' and not ours:
             continue
@@ -81,6 +83,8 @@ def plan(args: argparse.Namespace) -> list[Case]:
             case = replace(common, model=model, mode=mode, attention=attention)
             operators = ours and mode == 'inference'
             cases.append(replace(case, height=height, width=width, operators=operators))
+            if mode == 'training-cp':  # what is left without blocks tells what they hold
+                cases.append(replace(cases[-1], mode='training', part='frame'))
     if args.growth:
         # the formula holds 16 GB of scores for one such layer at 2048 x 2048
         for size, attention in itertools.product(GROWTH, args.attention):
@@ -97,6 +101,10 @@ def main() -> None:
         raise cli.UserError(
             '--device cuda: no CUDA GPU is visible to PyTorch; leave the option out'
         )
+    for name in args.models or []:
+        package = RIVALS[name]['type'].partition('.')[0] if name in RIVALS else 'torch'
+        if not has_package(package):
+            raise cli.UserError(f'--models {name}: the package {package} is not installed')
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / 'benchmark.json'
     results = json.loads(file.read_text()) if file.exists() else []
@@ -121,6 +129,11 @@ def collect(cases: list[Case], results: list[dict], file: Path) -> None:
         beside = file.with_suffix('.part')
         beside.write_text(json.dumps(results, indent=1))
         os.replace(beside, file)
+
+
+def has_package(name: str) -> bool:
+    """Whether a rival's package is installed; one that is not is left out."""
+    return importlib.util.find_spec(name) is not None
 
 
 def describe(case: Case) -> str:

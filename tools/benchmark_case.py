@@ -44,7 +44,7 @@ class Case:
         attention: of RMT, a name in :mod:`backbone.retention`; empty for a rival.
         mode: 'inference', 'training' (forward and backward), or 'training-cp' (with_cp).
         part: 'all', 'axial' (the stages of axial attention with the stem), 'attention' (the whole
-            attention of the first stage that has one, alone).
+            attention of the first stage that has one, alone), 'frame' (all but the blocks).
         height: of the image; so is width.
         dtype: 'float32', or 'bfloat16' / 'float16' under autocast.
         seconds: no further repetition starts after so long.
@@ -182,7 +182,10 @@ def build_model(case: Case) -> nn.Module:
         arch = VARIANT_LETTERS[case.model]
         axial = VARIANTS[arch].axial
         indices = [i for i in range(4) if axial[i]] if case.part == 'axial' else range(4)
-        return RMT(arch, indices, attention=case.attention, with_cp=case.mode == 'training-cp')
+        model = RMT(arch, indices, attention=case.attention, with_cp=case.mode == 'training-cp')
+        for stage in model.layers if case.part == 'frame' else ():
+            stage.blocks = nn.ModuleList()
+        return model
     from mmengine.registry import MODELS, init_default_scope
 
     init_default_scope('mmdet')
