@@ -146,14 +146,16 @@ def plot_latency(results: list[dict]):
             axes.annotate(
                 r['model'], (px, py), textcoords='offset points', xytext=(4, 5), fontsize=8
             )
-    axes.set_xscale('log')
+    axes.set_xlim(left=0)
     axes.set_xlabel(f'seconds an image, backbone, {shown[0]["height"]}×{shown[0]["width"]}')
     axes.set_ylabel('box AP as published, Mask R-CNN 1x')
     axes.legend()
     return figure
 
 
-def plot_growth(results: list[dict], part: str, value: Callable[[dict], float], label: str):
+def plot_growth(
+    results: list[dict], part: str, place: Callable[[dict], float], value: Callable[[dict], float]
+):
     shown = [r for r in results if r['part'] == part]
     if not shown:
         return None, None
@@ -163,35 +165,43 @@ def plot_growth(results: list[dict], part: str, value: Callable[[dict], float], 
             (r for r in shown if r['attention'] == attention), key=lambda r: r['height']
         )
         if points:
-            x, y = [r['height'] * r['width'] for r in points], [value(r) for r in points]
+            x, y = [place(r) for r in points], [value(r) for r in points]
             axes.plot(x, y, color=COLOURS[attention], marker='o', label=attention)
             for r, px, py in zip(points, x, y, strict=True):
                 text = f'{r["height"]}²'
                 axes.annotate(text, (px, py), textcoords='offset points', xytext=(4, 5), fontsize=8)
-    axes.set_xscale('log')
-    axes.set_xlabel('pixels of the image')
-    axes.set_ylabel(label)
+    axes.set_xlim(left=0)
     axes.legend()
     return figure, axes
 
 
 def plot_memory(results: list[dict]):
-    """Peak memory of one layer of whole attention against the image's size."""
-    label = "MB at the peak, one whole-attention layer of RMT-T's stage 3"
-    figure, axes = plot_growth(results, 'attention', lambda r: r['peak_bytes'] / 1e6, label)
+    """Peak memory of one layer of whole attention against its tokens, at stride 16."""
+    figure, axes = plot_growth(
+        results,
+        'attention',
+        lambda r: -(-r['height'] // 16) * -(-r['width'] // 16),
+        lambda r: r['peak_bytes'] / 1e6,
+    )
     if axes is not None:
-        axes.set_yscale('log')
+        axes.set_ylim(bottom=0, top=3 * axes.get_lines()[-1].get_ydata().max())
+        axes.set_xlabel("tokens, one whole-attention layer of RMT-T's stage 3")
+        axes.set_ylabel('MB at the peak')
     return figure
 
 
 def plot_time_per_pixel(results: list[dict]):
     """Time per pixel of RMT-S's axial stages against the image's size."""
-    label = 'ns a pixel, stem and axial stages of RMT-S'
     figure, axes = plot_growth(
-        results, 'axial', lambda r: r['seconds_median'] / r['height'] / r['width'] * 1e9, label
+        results,
+        'axial',
+        lambda r: r['height'] * r['width'] / 1e6,
+        lambda r: r['seconds_median'] / r['height'] / r['width'] * 1e9,
     )
     if axes is not None:
         axes.set_ylim(bottom=0)
+        axes.set_xlabel('million pixels')
+        axes.set_ylabel('ns a pixel, stem and axial stages of RMT-S')
     return figure
 
 
