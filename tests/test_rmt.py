@@ -84,6 +84,38 @@ def test_features_and_gradients_equal_the_float64_formula_with_live_bn(arch, hei
         assert error < golden.TOLERANCE, name
 
 
+@pytest.mark.parametrize('arch', VARIANTS)
+def test_every_implementation_equals_the_formula_in_every_variant(arch):
+    plain = RMT(arch, attention='naive', drop_path_rate=0.0)
+    x = image(35, 67, batch=2)
+
+    def run(name, training):
+        model = plain
+        if name != 'naive':
+            with torch.device('meta'):  # no time for random weights
+                model = RMT(arch, attention=name, drop_path_rate=0.0)
+            model.load_state_dict(plain.state_dict(), assign=True)
+            model.requires_grad_()
+        leaf = x.clone().requires_grad_(training)
+        with torch.set_grad_enabled(training):
+            features = model.eval()(leaf)
+        if training:
+            weights = [torch.linspace(-1, 1, f.numel()).view_as(f) for f in features]
+            loss = sum((f * w).mean() for f, w in zip(features, weights, strict=True))
+            tensors = [leaf, *model.parameters()]
+            return features, torch.autograd.grad(loss, tensors)
+        return features, ()
+
+    expected, gradients = run('naive', training=True)
+    for name in ('fused', 'kernel', 'flex'):  # 'auto' is one of them
+        features, _ = run(name, training=False)
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
+        if name != 'flex':  # has no gradients on a CPU
+            _, found = run(name, training=True)
+            for ours, theirs in zip(found, gradients, strict=True):
+                assert (ours - theirs).norm() <= 1e-4 * theirs.norm() + 1e-7
+
+
 @pytest.mark.parametrize(('height', 'width'), [(32, 32), (33, 47), (101, 64), (64, 131)])
 def test_any_size_gives_contiguous_features_at_the_published_strides(height, width):
     model = build().eval()
