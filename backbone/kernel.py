@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 WHOLE, ROWS, COLUMNS = range(3)
 """What attends to what: all places, the places of a row, the places of a column."""
 
-SOURCES = sorted(Path(__file__).with_name('csrc').iterdir())
+SOURCES = sorted(Path(__file__).with_name('csrc').glob('*.[ch]*'))
 FLAGS = ('-O3', '-march=native', '-std=c++17', '-fPIC', '-fopenmp')
 _lock = threading.Lock()
 _ready = False
