@@ -2,10 +2,12 @@
 
 import torch
 from mmengine.device import get_device
+from mmengine.dist import is_main_process
+from mmengine.hooks import LoggerHook
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.registry import HOOKS, OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
 
@@ -29,6 +31,19 @@ def amp_where_available(
         return AmpOptimWrapper(dtype=dtype, loss_scale=scale, **kwargs)
     print_log(f'No GPU: training in float32 instead of {dtype or "mixed precision"}.', 'current')
     return OptimWrapper(**kwargs)
+
+
+@HOOKS.register_module()
+class MainProcessLoggerHook(LoggerHook):
+    """mmengine's logger hook, but one process alone writes the metrics of a test.
+
+    There every process writes the same file at the same time; the last bytes of a longer text then
+    stay behind a shorter one (their timings differ), which is no JSON.
+    """
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if is_main_process():
+            super().after_test_epoch(runner, metrics)
 
 
 class PortableRunner(Runner):

@@ -1,10 +1,17 @@
 """backbone.runtime: the same config with an accelerator and without, and the rate it scales to."""
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmengine.registry import HOOKS
+from test_configs import CONFIGS
 from torch import nn
 
 from backbone import runtime
@@ -76,3 +83,25 @@ def test_rate_stays_where_scaling_is_off() -> None:
     for setting in (None, dict(enable=False, base_batch_size=16)):
         runner.scale_lr(optim, setting)
     assert optim.get_lr()['lr'] == [1e-4]
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_one_process_alone_writes_the_metrics(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hook = HOOKS.build(Config.fromfile(path).default_hooks.logger)
+    tag = {'coco/bbox_mAP': 0.5}
+    runner = SimpleNamespace(
+        log_dir=tmp_path,
+        timestamp='now',
+        test_dataloader=[0],
+        log_processor=SimpleNamespace(get_log_after_epoch=lambda *_, **__: (tag, 'a line')),
+        logger=MMLogger.get_instance('test_runtime'),
+    )
+    hook.before_run(runner)
+    monkeypatch.setattr(runtime, 'is_main_process', lambda: False)
+    hook.after_test_epoch(runner)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(runtime, 'is_main_process', lambda: True)
+    hook.after_test_epoch(runner)
+    assert json.loads((tmp_path / 'now.json').read_text()) == tag
