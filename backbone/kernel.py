@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import increment_version
 
 WHOLE, ROWS, COLUMNS = range(3)
 """What attends to what: all places, the places of a row, the places of a column."""
@@ -112,8 +113,8 @@ def _compile(compiler: str, target: Path) -> None:
         os.replace(linked, target)  # another process may have been quicker: the same file
 
 
-def _call(name: str, tensors: list[Tensor], *numbers: int) -> None:
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in tensors]
+def _call(name: str, tensors: list[Tensor | None], *numbers: int | ctypes.c_int64) -> None:
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
     getattr(_library(), name)(*pointers, *numbers, torch.get_num_threads())
 
 
@@ -201,30 +202,49 @@ def rotary_tables(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(F.pad(t.flatten(-3), fill).contiguous() for t in (cos, sin))
 
 
+def nchw(x: Tensor) -> Tensor:
+    """Contiguous copy of x (B, C, H, W), float32; quicker than PyTorch's from channels-last."""
+    last = x.permute(0, 2, 3, 1)
+    if not (available() and last.is_contiguous()):
+        return x.contiguous()
+    out = torch.empty(x.shape)
+    B, H, W, C = last.shape
+    _call('rmt_to_nchw', [last, out], B, ctypes.c_int64(H * W), ctypes.c_int64(C))
+    return out
+
+
 class _Depthwise(torch.autograd.Function):
-    """On (B, C, H, W): what it returns must be no view for in-place additions to be allowed."""
+    """On (B, C, H, W) in channels-last memory."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
+    def forward(ctx, x, weight, bias, gelu):
+        slope = None
+        if gelu:
+            slope, x = x, torch.empty_like(x)
+            _call('rmt_gelu', [slope, x], ctypes.c_int64(x.numel()))
+            increment_version(slope)  # whoever has kept it for the backward pass is told
+        ctx.save_for_backward(x, weight, slope)
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=x.shape[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
+        x, weight, slope = ctx.saved_tensors
         x, grad = (t.permute(0, 2, 3, 1).contiguous() for t in (x, grad))  # (B, H, W, C)
         sizes = *x.shape, weight.shape[-1]
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), x.new_empty(x.shape[-1])
         sums = x.new_empty(_library().rmt_depthwise_sums(*sizes))
-        tensors = [x, weight.contiguous(), grad, dx, dweight, dbias, sums]
+        tensors = [x, weight.contiguous(), grad, slope, dx, dweight, dbias, sums]
         _call('rmt_depthwise_backward', tensors, *sizes)
-        return dx.permute(0, 3, 1, 2), dweight, dbias
+        return dx.permute(0, 3, 1, 2), dweight, dbias, None
 
 
-def depthwise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor, gelu: bool = False) -> Tensor:
     """Depthwise convolution of x (B, H, W, C) with weight (C, 1, K, K), K 3 or 5, and bias (C).
 
     float32, zero padding K / 2. Its gradients are ours: oneDNN takes several times longer for them.
+    With ``gelu`` it is that of ``GELU(x)``, and the memory of x, if contiguous, then holds GELU's
+    derivative, which the backward pass needs instead of x.
     """
-    return _Depthwise.apply(x.permute(0, 3, 1, 2), weight, bias).permute(0, 2, 3, 1)
+    x = x.contiguous()
+    return _Depthwise.apply(x.permute(0, 3, 1, 2), weight, bias, gelu).permute(0, 2, 3, 1)

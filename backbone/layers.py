@@ -71,7 +71,7 @@ class Conv3x3(torch.autograd.Function):
         dx = gradients(grad, x, True, False, False)[0] if need_x else None
         dweight = dbias = None
         if need_weight or need_bias:
-            nchw = grad.contiguous(), x.contiguous()
+            nchw = kernel.nchw(grad), kernel.nchw(x)
             _, dweight, dbias = gradients(*nchw, False, need_weight, need_bias)
         return dx, dweight, dbias, None
 
@@ -90,6 +90,14 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module, fast: bool) -> Tensor
     statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     weight, bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
     return F.conv2d(x, weight, bias, conv.stride, conv.padding)
+
+
+def sum_of(x: Tensor, y: Tensor) -> Tensor:
+    """``x + y``, in the memory of ``x`` where no gradients are computed.
+
+    With them, adding in place to what is a view copies the gradient several times.
+    """
+    return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -143,13 +151,21 @@ class ResidualConv2d(nn.Conv2d):
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise k x k convolution with bias on (B, H, W, C); ``residual`` adds its input."""
+    """Depthwise k x k convolution with bias on (B, H, W, C); ``residual`` adds its input.
+
+    With ``activates`` both are those of ``GELU(x)``, and the memory of x may be reused.
+    """
 
     def __init__(
-        self, channels: int, kernel_size: int, residual: bool = False, fast: bool = True
+        self,
+        channels: int,
+        kernel_size: int,
+        residual: bool = False,
+        activates: bool = False,
+        fast: bool = True,
     ) -> None:
         super().__init__()
-        self.fast = fast
+        self.activates, self.fast = activates, fast
         conv = ResidualConv2d if residual else nn.Conv2d
         self.conv = conv(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels)
 
@@ -158,7 +174,9 @@ class DepthwiseConv(nn.Module):
         trains = self.fast and torch.is_grad_enabled() and eager_float32(x, conv.weight)
         if trains and kernel.available():
             weight = conv.summed_weight() if isinstance(conv, ResidualConv2d) else conv.weight
-            return kernel.depthwise(x, weight, conv.bias)
+            return kernel.depthwise(x, weight, conv.bias, gelu=self.activates)
+        if self.activates:
+            x = gelu(x) if self.fast else F.gelu(x)
         return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # -> (B, C, H, W) -> back
 
 
@@ -192,8 +210,8 @@ class Retention(nn.Module):
         """(B, H, W, C) -> (B, H, W, C); ``positions`` from :class:`StagePositions`."""
         v = self.v_proj(x)
         heads = (t.unflatten(-1, (self.heads, -1)) for t in (self.q_proj(x), self.k_proj(x), v))
-        out = self.attend(*heads, *positions)  # (B, H, W, n, d)
-        return self.out_proj(self.lepe(v).add_(out.flatten(-2)))
+        out = self.attend(*heads, *positions).flatten(-2)  # (B, H, W, n, d) -> (B, H, W, C)
+        return self.out_proj(sum_of(self.lepe(v), out))
 
 
 SLAB_BYTES = 16 * 2**20  # of the hidden activations that are computed at once
@@ -210,8 +228,7 @@ class FFN(nn.Module):
         super().__init__()
         self.fast = fast
         self.fc1 = nn.Linear(channels, hidden)
-        self.act = nn.GELU()
-        self.dwconv = DepthwiseConv(hidden, 3, residual=True, fast=fast)
+        self.dwconv = DepthwiseConv(hidden, 3, residual=True, activates=True, fast=fast)
         self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -230,7 +247,7 @@ class FFN(nn.Module):
 
     def hidden(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, hidden), what ``fc2`` takes."""
-        return self.dwconv(gelu(self.fc1(x)))
+        return self.dwconv(self.fc1(x))
 
 
 class DropPath(nn.Module):
@@ -292,8 +309,7 @@ class Block(nn.Module):
             scale = gamma if scale is None else gamma * scale
         if x.dtype != branch.dtype:  # the residual stream stays float32 under autocast
             return x + (branch if scale is None else branch * scale)
-        # the branch ends in a linear layer, whose backward pass does not need its output
-        return branch.add_(x) if scale is None else torch.addcmul(x, branch, scale)
+        return sum_of(branch, x) if scale is None else torch.addcmul(x, branch, scale)
 
 
 class Downsample(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from released_files import MINI
 from torch import nn
 
-from backbone import RMT, layers
+from backbone import RMT, kernel, layers
 from backbone.layers import FFN, Block, DepthwiseConv, PatchEmbed, ResidualConv2d
 from backbone.retention import WHOLE, decay_rates
 
@@ -120,12 +120,47 @@ def assert_same_gradients(fast, plain, x):
 
 @pytest.mark.parametrize('residual', [False, True])
 @pytest.mark.parametrize('kernel_size', [3, 5])
-@pytest.mark.parametrize('shape', [(1, 1, 1, 8), (2, 13, 33, 12), (1, 25, 70, 72)], ids=str)
+@pytest.mark.parametrize(
+    'shape', [(1, 1, 1, 8), (2, 13, 33, 12), (1, 25, 70, 72), (2, 9, 17, 200)], ids=str
+)
 def test_depthwise_convolution_and_its_gradients_equal_the_formula(shape, kernel_size, residual):
     torch.manual_seed(0)
     args = shape[-1], kernel_size, residual
     fast, plain = DepthwiseConv(*args), DepthwiseConv(*args, fast=False)
     assert_same_gradients(fast, plain, torch.randn(shape))
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 1, 8), (2, 13, 33, 12), (1, 9, 17, 70)], ids=str)
+def test_feed_forward_and_its_gradients_equal_the_formula(shape):
+    torch.manual_seed(0)
+    fast, plain = (FFN(shape[-1], 3 * shape[-1], fast=fast) for fast in (True, False))
+    assert_same_gradients(fast, plain, 3 * torch.randn(shape))
+
+
+def test_gradients_of_a_feed_forward_can_be_computed_twice():
+    ffn, x = FFN(8, 24), torch.randn(1, 5, 6, 8)
+    out = ffn(x).square().sum()
+    first, second = (
+        torch.autograd.grad(out, list(ffn.parameters()), retain_graph=True) for _ in range(2)
+    )
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_whoever_needs_what_activation_overwrites_is_told():
+    ffn, x = FFN(8, 24), torch.randn(1, 5, 6, 8)
+    hidden = ffn.fc1(x)
+    kept = hidden.square()  # its gradient needs ``hidden``
+    out = ffn.dwconv(hidden)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        (kept.sum() + out.sum()).backward()
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 7, 5), (2, 20, 9, 1), (2, 32, 16, 24)], ids=str)
+def test_change_of_layout_moves_every_value(shape):
+    x = torch.randn(shape).to(memory_format=torch.channels_last)
+    out = kernel.nchw(x)
+    assert out.is_contiguous()
+    assert torch.equal(out, x)
 
 
 def test_depthwise_gradients_are_the_same_in_every_run():

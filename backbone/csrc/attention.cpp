@@ -64,12 +64,12 @@ struct Product {
 
   template <int R, int V>
   __attribute__((noinline)) void tile(int r0, int c0) const {
-    const int lda = this->lda, ldb = this->ldb, ldc = this->ldc;  // not read again after a store
+    const int64_t lda = this->lda, ldb = this->ldb, ldc = this->ldc;  // not read after a store
     vec acc[R][V];
     UNROLL for (int r = 0; r < R; ++r)
       UNROLL for (int v = 0; v < V; ++v) acc[r][v] = start(r0 + r, c0 + v * LANES);
     const float *a = A + r0 * lda, *bt = Bt + c0;
-    for (int k = 0; k < depth; ++k, ++a, bt += ldb) {
+    for (int k = depth; k > 0; --k, ++a, bt += ldb) {
       vec b[V];
       UNROLL for (int v = 0; v < V; ++v) b[v] = keep(load(bt + v * LANES));
       UNROLL for (int r = 0; r < R; ++r)
@@ -86,35 +86,42 @@ inline void product(const float* A, int lda, int rows, const float* Bt, int ldb,
   tiles(rows, cols, Product<Start>{A, lda, Bt, ldb, depth, C, ldc, start});
 }
 
-// C[r, c] += sum_k A[r * step_r + k * step_k] * B[k, c]; B and C have the same width
+// C[r, c] += sum_k A[r, k] * B[k, c] (A[k, r] where transposed); B and C have the same width
+template <bool TRANSPOSED>  // step_r is 1, else step_k
 struct Accumulation {
   const float* A;
-  int step_r, step_k, count;
+  int lda, count;
   const float* B;
   int width;
   float* C;
 
   template <int R, int V>
-  void tile(int r0, int c0) const {
-    const int step_r = this->step_r, step_k = this->step_k, width = this->width;
+  __attribute__((noinline)) void tile(int r0, int c0) const {
+    const int64_t lda = this->lda, width = this->width;
+    const int64_t step_r = TRANSPOSED ? 1 : lda, step_k = TRANSPOSED ? lda : 1;
     vec acc[R][V];
     float* c = C + r0 * width + c0;
     UNROLL for (int r = 0; r < R; ++r)
       UNROLL for (int v = 0; v < V; ++v) acc[r][v] = load(c + r * width + v * LANES);
     const float *a = A + r0 * step_r, *from = B + c0;
-    for (int k = 0; k < count; ++k, a += step_k, from += width) {
+    int k = count;
+    do {
       vec b[V];
       UNROLL for (int v = 0; v < V; ++v) b[v] = keep(load(from + v * LANES));
       UNROLL for (int r = 0; r < R; ++r)
         UNROLL for (int v = 0; v < V; ++v) acc[r][v] += a[r * step_r] * b[v];
-    }
+      a += step_k, from += width;
+    } while (--k > 0);
     UNROLL for (int r = 0; r < R; ++r)
       UNROLL for (int v = 0; v < V; ++v) store(c + r * width + v * LANES, acc[r][v]);
   }
 };
-void accumulate(const float* A, int step_r, int step_k, int rows, int count, const float* B,
-                int width, float* C) {
-  tiles(rows, width, Accumulation{A, step_r, step_k, count, B, width, C});
+void accumulate(const float* A, int lda, int rows, int count, const float* B, int width, float* C) {
+  tiles(rows, width, Accumulation<false>{A, lda, count, B, width, C});
+}
+void accumulate_transposed(const float* A, int lda, int rows, int count, const float* B, int width,
+                           float* C) {
+  tiles(rows, width, Accumulation<true>{A, lda, count, B, width, C});
 }
 
 // P = 2^P, and its sums over columns with weights ``real`` into totals, a vector a row
@@ -145,17 +152,7 @@ void transpose(const float* x, int count, int width, float* out, int cols) {
     for (int c = 0; c < width; c += LANES) {
       vec m[LANES];
       for (int i = 0; i < LANES; ++i) m[i] = j + i < count ? load(x + (j + i) * width + c) : vec{};
-      UNROLL for (int far = 1; far < LANES; far *= 2)
-        UNROLL for (int i = 0; i < LANES; ++i) if (!(i & far)) {
-          ivec upper, lower;
-          UNROLL for (int l = 0; l < LANES; ++l) {
-            upper[l] = l & far ? LANES + l - far : l;
-            lower[l] = l & far ? LANES + l : l + far;
-          }
-          const vec a = m[i], b = m[i + far];
-          m[i] = __builtin_shuffle(a, b, upper);
-          m[i + far] = __builtin_shuffle(a, b, lower);
-        }
+      transpose(m);
       for (int i = 0; i < LANES; ++i) store(out + (c + i) * cols + j, m[i]);
     }
 }
@@ -196,7 +193,9 @@ struct Block {
   }
 };
 
-// One sequence: where its tokens are, and how they are brought into tiles.
+// One sequence: where its tokens are, and how they are brought into tiles. D is the channels of a
+// head where the compiler shall know them, a multiple of LANES; 0 for any number.
+template <int D>
 struct Sequence {
   const Shape& s;
   const float *cos, *sin;  // each angle twice, the first sine negative
@@ -212,46 +211,68 @@ struct Sequence {
     step = s.mode == 2 ? s.W : 1;
     angles = start % ((int64_t)s.H * s.W);
   }
-  int64_t at(int head, int t) const { return ((start + (int64_t)t * step) * s.n + head) * s.d; }
+  int depth() const { return D ? D : s.d; }
+  int width() const { return D ? D : s.width; }
+  int64_t at(int head, int t) const { return ((start + (int64_t)t * step) * s.n + head) * depth(); }
   // where lse of the sequence's tokens is
   float* sums(float* lse, int head) const {
     return lse + ((size_t)index * s.n + head) * s.tokens();
   }
   // x of a token, zero beyond d
   void pack(const float* x, int head, int t, float* out) const {
-    const float *y = x + at(head, t), *ahead = y + (int64_t)4 * step * s.n * s.d;
-    int c = 0;
-    for (; c + LANES <= s.d; c += LANES) {
-      if (step > 1) __builtin_prefetch(ahead + c);  // far apart: the processor does not foresee it
-      store(out + c, load(y + c));
+    const float* y = x + at(head, t);
+    for (int c = 0; c < width(); c += LANES) store(out + c, read(y, c));
+  }
+  // the same; returns its product with y of the token
+  float pack_dot(const float* x, const float* y, int head, int t, float* out) const {
+    const int64_t from = at(head, t);
+    vec total = {};
+    for (int c = 0; c < width(); c += LANES) {
+      const vec part = read(x + from, c);
+      total += part * read(y + from, c);
+      store(out + c, part);
     }
-    for (; c < s.width; ++c) out[c] = c < s.d ? y[c] : 0;
+    return sum(total);
+  }
+  // the same turned, adjacent channels (a, b) -> (a cos - b sin, b cos + a sin), times factor;
+  // returns its squared length
+  float pack_turned(const float* x, int head, int t, float factor, float* out) const {
+    const float* y = x + at(head, t);
+    const int64_t from = (angles + (int64_t)t * step) * width();
+    vec total = {};
+    for (int c = 0; c < width(); c += LANES) {
+      const vec part = read(y, c) * factor;
+      total += part * part;
+      store(out + c, part * load(cos + from + c) + swap_pairs(part) * load(sin + from + c));
+    }
+    return sum(total);
   }
   void unpack(const float* x, int head, int t, float* out) const {
     float* y = out + at(head, t);
-    int c = 0;
-    for (; c + LANES <= s.d; c += LANES) store(y + c, load(x + c));
-    for (; c < s.d; ++c) y[c] = x[c];
+    for (int c = 0; c < width(); c += LANES) store_some(y + c, load(x + c), depth() - c);
   }
-  // adjacent channels (a, b) -> (a cos - b sin, b cos + a sin) * factor, in place
-  void turn(float* x, int t, float factor) const {
-    const int64_t from = (angles + (int64_t)t * step) * s.width;
-    for (int c = 0; c < s.width; c += LANES) {
-      const vec y = load(x + c) * factor;
-      store(x + c, y * load(cos + from + c) + swap_pairs(y) * load(sin + from + c));
-    }
-  }
-  void turn_back(float* x, int t, float factor) const {
-    const int64_t from = (angles + (int64_t)t * step) * s.width;
-    for (int c = 0; c < s.width; c += LANES) {
-      const vec y = load(x + c) * factor;
-      store(x + c, y * load(cos + from + c) - swap_pairs(y) * load(sin + from + c));
+  // the same turned back, times factor
+  void unpack_turned(const float* x, int head, int t, float factor, float* out) const {
+    float* y = out + at(head, t);
+    const int64_t from = (angles + (int64_t)t * step) * width();
+    for (int c = 0; c < width(); c += LANES) {
+      const vec part = load(x + c) * factor;
+      store_some(y + c, part * load(cos + from + c) - swap_pairs(part) * load(sin + from + c),
+                 depth() - c);
     }
   }
   float dot(const float* x, const float* y) const {
     vec total = {};
-    for (int c = 0; c < s.width; c += LANES) total += load(x + c) * load(y + c);
+    for (int c = 0; c < width(); c += LANES) total += load(x + c) * load(y + c);
     return sum(total);
+  }
+
+ private:
+  // a vector of channels of a token at y, zero beyond d
+  vec read(const float* y, int c) const {
+    // tokens far apart: the processor does not foresee them
+    __builtin_prefetch(y + (int64_t)(step > 1 ? 2 : 8) * step * s.n * depth() + c);
+    return D ? load(y + c) : load_some(y + c, depth() - c);
   }
 };
 
@@ -332,23 +353,25 @@ size_t forward_scratch(const Shape& s, int heads, int queries) {
          (size_t)heads * queries * (s.width + 2) + GROUP * QUERIES * (s.width + LANES);
 }
 
-void forward(const Sequence& at, const Task& task, const float* q, const float* k, const float* v,
+template <int D>
+void forward(const Sequence<D>& at, const Task& task, const float* q, const float* k, const float* v,
              const float* rates, float* out, float* lse, Scratch& scratch) {
   const Shape& s = at.s;
+  const int depth = at.depth(), width = at.width();
   const int area = s.area(), blocks = s.blocks(), heads = task.heads;
   const int count = task.end - task.begin;
   float* const table = scratch.take(table_size(s));
   float* const all_keys = scratch.take((size_t)heads * blocks * area);
   float* const all_values = scratch.take((size_t)heads * blocks * area);
   float* const all_longest = scratch.take(heads * blocks);
-  float* const all_queries = scratch.take((size_t)heads * count * s.width);
+  float* const all_queries = scratch.take((size_t)heads * count * width);
   float* const all_references = scratch.take((size_t)heads * count);
   float* const all_lengths = scratch.take((size_t)heads * count);
   float* const packed = scratch.take(heads * area);
   float* const squares = scratch.take(heads);
   float* const P = scratch.take(QUERIES * s.length);
   float* const real = scratch.take(s.length);  // 1 for a key, 0 for padding
-  float* const group_sums = scratch.take(GROUP * QUERIES * s.width);
+  float* const group_sums = scratch.take(GROUP * QUERIES * width);
   float* const group_totals = scratch.take(GROUP * QUERIES * LANES);
 
   for (int i = 0; i < blocks; ++i) {
@@ -357,24 +380,21 @@ void forward(const Sequence& at, const Task& task, const float* q, const float* 
     for (int j = 0; j < b.count; ++j) {
       const int t = b.first + j;
       for (int h = 0; h < heads; ++h) {
-        float* key = packed + h * area + j * s.width;
-        at.pack(k, task.head + h, t, key);
-        at.pack(v, task.head + h, t, all_values + ((size_t)h * blocks + i) * area + j * s.width);
+        float* key = packed + h * area + j * width;
+        const float square = at.pack_turned(k, task.head + h, t, s.scale, key);
+        squares[h] = std::max(squares[h], square);
+        at.pack(v, task.head + h, t, all_values + ((size_t)h * blocks + i) * area + j * width);
         if (t >= task.begin && t < task.end) {
           const size_t place = (size_t)h * count + t - task.begin;
-          float* query = all_queries + place * s.width;
-          at.pack(q, task.head + h, t, query);
-          all_references[place] = at.dot(query, key) * s.scale;  // turning both alike drops out
-          all_lengths[place] = std::sqrt(at.dot(query, query));
-          at.turn(query, t, 1);
+          float* query = all_queries + place * width;
+          all_lengths[place] = std::sqrt(at.pack_turned(q, task.head + h, t, 1, query));
+          all_references[place] = at.dot(query, key);
         }
-        at.turn(key, t, s.scale);
-        squares[h] = std::max(squares[h], at.dot(key, key));
       }
     }
     for (int h = 0; h < heads; ++h) {
       all_longest[h * blocks + i] = std::sqrt(squares[h]);
-      transpose(packed + h * area, b.count, s.width,
+      transpose(packed + h * area, b.count, width,
                 all_keys + ((size_t)h * blocks + i) * area, b.cols);
     }
   }
@@ -384,13 +404,13 @@ void forward(const Sequence& at, const Task& task, const float* q, const float* 
     const float* keys = all_keys + (size_t)h * blocks * area;
     const float* values = all_values + (size_t)h * blocks * area;
     const float* longest = all_longest + h * blocks;
-    float* queries = all_queries + (size_t)h * count * s.width;
+    float* queries = all_queries + (size_t)h * count * width;
     float* references = all_references + (size_t)h * count;
     const float* lengths = all_lengths + (size_t)h * count;
     fill_table(s, rate, table);
     for (int group = 0; group < count; group += GROUP * QUERIES) {
       const int group_count = std::min(GROUP * QUERIES, count - group);
-      std::memset(group_sums, 0, sizeof(float) * group_count * s.width);
+      std::memset(group_sums, 0, sizeof(float) * group_count * width);
       std::memset(group_totals, 0, sizeof(float) * group_count * LANES);
       Tile group_tiles[GROUP];
       float least[GROUP];  // reference of a tile's queries
@@ -409,27 +429,27 @@ void forward(const Sequence& at, const Task& task, const float* q, const float* 
           const float bound = tile.longest * longest[i] + tile.nearest(b, rate);
           if (bound < least[g] - CUTOFF) continue;
           const int first = tile.first - task.begin;
-          const float* query = queries + (size_t)first * s.width;
+          const float* query = queries + (size_t)first * width;
           float* reference = references + first;
-          float* sums = group_sums + (first - group) * s.width;
+          float* sums = group_sums + (first - group) * width;
           float* totals = group_totals + (first - group) * LANES;
           float shift[QUERIES];
           const auto decay = [&](int r, int c) { return load(tile.origin[r] + b.w + c) + shift[r]; };
           if (bound < least[g] + HEADROOM) {  // no score can overflow
             tile.shifts(b, rate, reference, shift);
-            product(query, s.width, tile.count, key, b.cols, s.d, b.cols, P, s.length, decay);
+            product(query, width, tile.count, key, b.cols, depth, b.cols, P, s.length, decay);
             exponentials(P, s.length, tile.count, b.cols, real, totals);
           } else {
             const float none[QUERIES] = {};
             tile.shifts(b, rate, none, shift);
-            product(query, s.width, tile.count, key, b.cols, s.d, b.cols, P, s.length, decay);
+            product(query, width, tile.count, key, b.cols, depth, b.cols, P, s.length, decay);
             for (int r = 0; r < tile.count; ++r) {
               float *p = P + r * s.length, *total = totals + r * LANES;
               for (int c = b.count; c < b.cols; ++c) p[c] = LOWEST;
               const float peak = *std::max_element(p, p + b.count);
               if (peak > reference[r] + HEADROOM) {
                 const float shrink = std::exp2(reference[r] - peak);
-                for (int c = 0; c < s.width; ++c) sums[r * s.width + c] *= shrink;
+                for (int c = 0; c < width; ++c) sums[r * width + c] *= shrink;
                 for (int l = 0; l < LANES; ++l) total[l] *= shrink;
                 reference[r] = peak;
               }
@@ -441,37 +461,39 @@ void forward(const Sequence& at, const Task& task, const float* q, const float* 
             }
             least[g] = *std::min_element(reference, reference + tile.count);
           }
-          accumulate(P, s.length, 1, tile.count, b.count, values + (size_t)i * area, s.width, sums);
+          accumulate(P, s.length, tile.count, b.count, values + (size_t)i * area, width, sums);
         }
       }
       for (int t = group; t < group + group_count; ++t) {
-        const float* result = group_sums + (t - group) * s.width;
+        const float* result = group_sums + (t - group) * width;
         const float total = sum(load(group_totals + (t - group) * LANES));
         const float share = 1 / total;
-        for (int c = 0; c < s.width; ++c) queries[(size_t)t * s.width + c] = result[c] * share;
+        for (int c = 0; c < width; ++c) queries[(size_t)t * width + c] = result[c] * share;
         at.sums(lse, task.head + h)[task.begin + t] = references[t] + std::log2(total);
       }
     }
   }
   for (int t = 0; t < count; ++t)
     for (int h = 0; h < heads; ++h)
-      at.unpack(all_queries + ((size_t)h * count + t) * s.width, task.head + h, task.begin + t, out);
+      at.unpack(all_queries + ((size_t)h * count + t) * width, task.head + h, task.begin + t, out);
 }
 
 // --- backward -----------------------------------------------------------------------------------
 
 size_t backward_scratch(const Shape& s, int heads) {
   return Scratch::PADDING + table_size(s) + (size_t)heads * s.tokens() * (7 * s.width + 2) +
-         2 * s.area() + 2 * MORE_QUERIES * s.length +
+         heads * s.blocks() + 2 * s.area() + 2 * MORE_QUERIES * s.length +
          (s.tokens() / MORE_QUERIES + 1) * (sizeof(Tile) / sizeof(float) + 1);
 }
 
-void backward(const Sequence& at, int head, int heads, const float* q, const float* k,
+template <int D>
+void backward(const Sequence<D>& at, int head, int heads, const float* q, const float* k,
               const float* v, const float* rates, const float* out, float* lse, const float* grad,
               float* dq, float* dk, float* dv, Scratch& scratch) {
   const Shape& s = at.s;
+  const int depth = at.depth(), width = at.width();
   const int tokens = s.tokens(), used = (tokens + MORE_QUERIES - 1) / MORE_QUERIES;
-  const size_t all = (size_t)tokens * s.width, size = heads * all;
+  const size_t all = (size_t)tokens * width, size = heads * all;
   float* const table = scratch.take(table_size(s));
   float* const all_queries = scratch.take(size);
   float* const all_keys = scratch.take(size);
@@ -482,6 +504,7 @@ void backward(const Sequence& at, int head, int heads, const float* q, const flo
   float* const all_dvalues = scratch.take(size);
   float* const all_deltas = scratch.take((size_t)heads * tokens);  // sum_j P dP of a query
   float* const all_lengths = scratch.take((size_t)heads * tokens);
+  float* const all_longest = scratch.take(heads * s.blocks());  // key of a block
   float* const keys_t = scratch.take(s.area());
   float* const values_t = scratch.take(s.area());
   float* const P = scratch.take(MORE_QUERIES * s.length);
@@ -489,21 +512,21 @@ void backward(const Sequence& at, int head, int heads, const float* q, const flo
   float* const least = scratch.take(used);  // log2 of a softmax denominator of a tile's queries
   Tile* const all_tiles = (Tile*)scratch.take(used * sizeof(Tile) / sizeof(float));
 
-  for (int t = 0; t < tokens; ++t)
-    for (int h = 0; h < heads; ++h) {
-      const size_t place = (size_t)h * tokens + t;
-      float *query = all_queries + place * s.width, *g = all_grads + place * s.width;
-      float* key = all_keys + place * s.width;
-      at.pack(out, head + h, t, query);
-      at.pack(grad, head + h, t, g);
-      all_deltas[place] = at.dot(query, g);
-      at.pack(q, head + h, t, query);
-      all_lengths[place] = std::sqrt(at.dot(query, query));
-      at.turn(query, t, 1);
-      at.pack(k, head + h, t, key);
-      at.turn(key, t, s.scale);
-      at.pack(v, head + h, t, all_values + place * s.width);
-    }
+  std::memset(all_longest, 0, sizeof(float) * heads * s.blocks());
+  for (int i = 0; i < s.blocks(); ++i) {
+    const Block b(s, i);
+    for (int t = b.first; t < b.first + b.count; ++t)
+      for (int h = 0; h < heads; ++h) {
+        const size_t place = (size_t)h * tokens + t;
+        float* g = all_grads + place * width;
+        float& longest = all_longest[h * s.blocks() + i];
+        all_deltas[place] = at.pack_dot(grad, out, head + h, t, g);
+        const float square = at.pack_turned(q, head + h, t, 1, all_queries + place * width);
+        all_lengths[place] = std::sqrt(square);
+        longest = std::max(longest, std::sqrt(at.pack_turned(k, head + h, t, s.scale, all_keys + place * width)));
+        at.pack(v, head + h, t, all_values + place * width);
+      }
+  }
   std::memset(all_dqueries, 0, sizeof(float) * size);
   std::memset(all_dkeys, 0, sizeof(float) * size);
   std::memset(all_dvalues, 0, sizeof(float) * size);
@@ -523,24 +546,21 @@ void backward(const Sequence& at, int head, int heads, const float* q, const flo
     }
     for (int i = 0; i < s.blocks(); ++i) {
       const Block b(s, i);
-      const size_t place = h * all + (size_t)b.first * s.width;
+      const size_t place = h * all + (size_t)b.first * width;
       const float *keys = all_keys + place, *values = all_values + place;
-      float square = 0;
-      for (int j = 0; j < b.count; ++j)
-        square = std::max(square, at.dot(keys + j * s.width, keys + j * s.width));
-      const float longest = std::sqrt(square);
-      transpose(keys, b.count, s.width, keys_t, b.cols);
-      transpose(values, b.count, s.width, values_t, b.cols);
+      const float longest = all_longest[h * s.blocks() + i];
+      transpose(keys, b.count, width, keys_t, b.cols);
+      transpose(values, b.count, width, values_t, b.cols);
       for (int tile_index = 0; tile_index < used; ++tile_index) {
         const Tile& tile = all_tiles[tile_index];
         if (tile.longest * longest + tile.nearest(b, rate) < least[tile_index] - CUTOFF) continue;
-        const float *query = queries + (size_t)tile.first * s.width;
-        const float *g = grads + (size_t)tile.first * s.width, *delta = deltas + tile.first;
+        const float *query = queries + (size_t)tile.first * width;
+        const float *g = grads + (size_t)tile.first * width, *delta = deltas + tile.first;
         float shift[MORE_QUERIES];
         tile.shifts(b, rate, sums + tile.first, shift);
-        product(query, s.width, tile.count, keys_t, b.cols, s.d, b.cols, P, s.length,
+        product(query, width, tile.count, keys_t, b.cols, depth, b.cols, P, s.length,
                 [&](int r, int c) { return load(tile.origin[r] + b.w + c) + shift[r]; });
-        product(g, s.width, tile.count, values_t, b.cols, s.d, b.cols, G, s.length,
+        product(g, width, tile.count, values_t, b.cols, depth, b.cols, G, s.length,
                 [&](int r, int) { return splat(-delta[r]); });
         for (int r = 0; r < tile.count; ++r)
           for (int at = r * s.length; at < r * s.length + b.cols; at += LANES) {
@@ -548,20 +568,19 @@ void backward(const Sequence& at, int head, int heads, const float* q, const flo
             store(P + at, p);
             store(G + at, load(G + at) * p);
           }
-        accumulate(G, s.length, 1, tile.count, b.count, keys, s.width,
-                   dqueries + (size_t)tile.first * s.width);
-        accumulate(G, 1, s.length, b.count, tile.count, query, s.width, all_dkeys + place);
-        accumulate(P, 1, s.length, b.count, tile.count, g, s.width, all_dvalues + place);
+        accumulate(G, s.length, tile.count, b.count, keys, width,
+                   dqueries + (size_t)tile.first * width);
+        accumulate_transposed(G, s.length, b.count, tile.count, query, width, all_dkeys + place);
+        accumulate_transposed(P, s.length, b.count, tile.count, g, width, all_dvalues + place);
       }
     }
   }
   for (int t = 0; t < tokens; ++t)
     for (int h = 0; h < heads; ++h) {
-      const size_t place = ((size_t)h * tokens + t) * s.width;
-      at.turn_back(all_dqueries + place, t, 1 / LOG2E);  // the keys carry the scale
-      at.turn_back(all_dkeys + place, t, s.scale / LOG2E);
-      at.unpack(all_dqueries + place, head + h, t, dq);
-      at.unpack(all_dkeys + place, head + h, t, dk);
+      const size_t place = ((size_t)h * tokens + t) * width;
+      // the keys carry the scale
+      at.unpack_turned(all_dqueries + place, head + h, t, 1 / LOG2E, dq);
+      at.unpack_turned(all_dkeys + place, head + h, t, s.scale / LOG2E, dk);
       at.unpack(all_dvalues + place, head + h, t, dv);
     }
 }
@@ -571,18 +590,11 @@ int heads_together(const Shape& s, int threads) {
   return s.mode != 0 && s.sequences >= 2 * threads ? s.n : 1;
 }
 
-}  // namespace
-
-// q k v out (B, H, W, n, d); cos sin (H, W, width), see Sequence; rates (n); lse (sequences, n,
-// tokens). ``width`` is d rounded up to rmt_lanes().
-extern "C" int rmt_lanes() { return LANES; }
-
-extern "C" void rmt_forward(const float* q, const float* k, const float* v, const float* cos,
-                            const float* sin, const float* rates, float* out, float* lse, int B,
-                            int H, int W, int n, int d, int mode, int threads) {
-  const Shape s(B, H, W, n, d, mode);
+template <int D>
+void forward_all(const Shape& s, const float* q, const float* k, const float* v, const float* cos,
+                 const float* sin, const float* rates, float* out, float* lse, int threads) {
   const int heads = heads_together(s, threads);
-  const int units = s.sequences * (n / heads);
+  const int units = s.sequences * (s.n / heads);
   // few of them: cut their queries into parts too, each packs the keys again; not where the result
   // takes the place of v, which the other parts still read
   const int wanted = out == v ? 1 : (4 * threads + units - 1) / units;
@@ -594,30 +606,51 @@ extern "C" void rmt_forward(const float* q, const float* k, const float* v, cons
     Scratch scratch(forward_scratch(s, heads, std::min(part, s.tokens())));
 #pragma omp for schedule(dynamic, 1)
     for (int i = 0; i < units * parts; ++i) {
-      const int unit = i / parts, begin = i % parts * part;
+      const int unit = i / parts, begin = i % parts * part, end = std::min(begin + part, s.tokens());
       if (begin >= s.tokens()) continue;
-      const Task task{unit % (n / heads) * heads, heads, begin, std::min(begin + part, s.tokens())};
+      const Task task{unit % (s.n / heads) * heads, heads, begin, end};
       scratch.restart();
-      forward({s, cos, sin, unit / (n / heads)}, task, q, k, v, rates, out, lse, scratch);
+      forward<D>({s, cos, sin, unit / (s.n / heads)}, task, q, k, v, rates, out, lse, scratch);
     }
   }
+}
+
+template <int D>
+void backward_all(const Shape& s, const float* q, const float* k, const float* v, const float* cos,
+                  const float* sin, const float* rates, const float* out, float* lse,
+                  const float* grad, float* dq, float* dk, float* dv, int threads) {
+  const int heads = heads_together(s, threads);
+  const int units = s.sequences * (s.n / heads);
+#pragma omp parallel num_threads(threads)
+  {
+    Scratch scratch(backward_scratch(s, heads));
+#pragma omp for schedule(dynamic, 1)
+    for (int unit = 0; unit < units; ++unit) {
+      const int head = unit % (s.n / heads) * heads;
+      scratch.restart();
+      backward<D>({s, cos, sin, unit / (s.n / heads)}, head, heads, q, k, v, rates, out, lse, grad,
+                  dq, dk, dv, scratch);
+    }
+  }
+}
+
+}  // namespace
+
+// q k v out (B, H, W, n, d); cos sin (H, W, width), see Sequence; rates (n); lse (sequences, n,
+// tokens). ``width`` is d rounded up to rmt_lanes(). A head of all four sizes has 16 or 32 channels.
+extern "C" int rmt_lanes() { return LANES; }
+
+extern "C" void rmt_forward(const float* q, const float* k, const float* v, const float* cos,
+                            const float* sin, const float* rates, float* out, float* lse, int B,
+                            int H, int W, int n, int d, int mode, int threads) {
+  const auto run = d == 16 ? forward_all<16> : d == 32 ? forward_all<32> : forward_all<0>;
+  run({B, H, W, n, d, mode}, q, k, v, cos, sin, rates, out, lse, threads);
 }
 
 extern "C" void rmt_backward(const float* q, const float* k, const float* v, const float* cos,
                              const float* sin, const float* rates, const float* out, float* lse,
                              const float* grad, float* dq, float* dk, float* dv, int B, int H,
                              int W, int n, int d, int mode, int threads) {
-  const Shape s(B, H, W, n, d, mode);
-  const int heads = heads_together(s, threads);
-  const int units = s.sequences * (n / heads);
-#pragma omp parallel num_threads(threads)
-  {
-    Scratch scratch(backward_scratch(s, heads));
-#pragma omp for schedule(dynamic, 1)
-    for (int unit = 0; unit < units; ++unit) {
-      scratch.restart();
-      backward({s, cos, sin, unit / (n / heads)}, unit % (n / heads) * heads, heads, q, k, v, rates,
-               out, lse, grad, dq, dk, dv, scratch);
-    }
-  }
+  const auto run = d == 16 ? backward_all<16> : d == 32 ? backward_all<32> : backward_all<0>;
+  run({B, H, W, n, d, mode}, q, k, v, cos, sin, rates, out, lse, grad, dq, dk, dv, threads);
 }

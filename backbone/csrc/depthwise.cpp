@@ -11,7 +11,10 @@
 
 namespace {
 
-constexpr int ROWS = 12, COLS = 32, CHANNELS = 64;  // most of a tile
+// Most of a tile: the more channels lie side by side, the fewer but longer pieces it is read in.
+constexpr int CHANNELS = 192, FEW = 64;
+constexpr int ROWS = 12, COLS = 32;           // of a tile of FEW channels
+constexpr int LESS_ROWS = 8, LESS_COLS = 16;  // of a tile of more
 constexpr int WIDE = 4;                             // results side by side in registers
 
 struct Image {
@@ -24,58 +27,52 @@ struct Image {
   }
 };
 
-// The vectors of ``channels`` channels, those beyond the last zero.
-inline vec load_some(const float* x, int channels) {
-  if (channels >= LANES) return load(x);
-  vec v = {};
-  for (int i = 0; i < channels; ++i) v[i] = x[i];
-  return v;
-}
-inline void store_some(float* x, vec v, int channels) {
-  if (channels >= LANES) return store(x, v);
-  for (int i = 0; i < channels; ++i) x[i] = v[i];
-}
-
 // Cuts a batch of images into tiles, the same ones for any number of threads.
 struct Tiling {
-  int B, down, across, deep, rows, cols;
+  int B, down, across, deep, rows, cols, channels;
   Tiling(int B, const Image& image) : B(B) {
     const auto even = [](int size, int most) {
       const int parts = (size + most - 1) / most;
       return (size + parts - 1) / parts;
     };
-    rows = even(image.H, ROWS), cols = even(image.W, COLS);
+    channels = round_up(even(image.C, CHANNELS), LANES);
+    rows = even(image.H, channels > FEW ? LESS_ROWS : ROWS);
+    cols = even(image.W, channels > FEW ? LESS_COLS : COLS);
     down = (image.H + rows - 1) / rows, across = (image.W + cols - 1) / cols;
-    deep = (image.C + CHANNELS - 1) / CHANNELS;
+    deep = (image.C + channels - 1) / channels;
   }
   int count() const { return B * down * across * deep; }
 };
 struct Tile {
   int index, b, h, w, c, rows, cols, channels;
   Tile(const Tiling& t, const Image& image, int i) : index(i) {
-    c = i % t.deep * CHANNELS, i /= t.deep;
+    c = i % t.deep * t.channels, i /= t.deep;
     w = i % t.across * t.cols, i /= t.across;
     h = i % t.down * t.rows, b = i / t.down;
     rows = std::min(t.rows, image.H - h);
     cols = std::min(t.cols, image.W - w);
-    channels = std::min(CHANNELS, image.C - c);
+    channels = std::min(t.channels, image.C - c);
   }
 };
 
-// A tile of x with its border, (rows + K - 1, cols + K - 1, CHANNELS).
+// A tile of x with its border, (rows + K - 1, cols + K - 1, deep), deep the channels padded.
 template <int K>
 struct Packed {
-  static constexpr int LINE = (COLS + K - 1) * CHANNELS;
-  alignas(64) float data[(ROWS + K - 1) * LINE];
+  static constexpr int SIZE = std::max((ROWS + K - 1) * (COLS + K - 1) * FEW,
+                                       (LESS_ROWS + K - 1) * (LESS_COLS + K - 1) * CHANNELS);
+  alignas(64) float data[SIZE];
+  int deep, line;  // floats of a place and of a row
 
-  const float* at(int h, int w, int c) const { return data + h * LINE + w * CHANNELS + c; }
+  const float* at(int h, int w, int c) const { return data + h * line + w * deep + c; }
 
   void fill(const float* x, const Image& image, const Tile& tile) {
+    deep = round_up(tile.channels, LANES);
+    line = (tile.cols + K - 1) * deep;
     for (int r = 0; r < tile.rows + K - 1; ++r) {
       const int h = tile.h + r - K / 2;
       for (int s = 0; s < tile.cols + K - 1; ++s) {
         const int w = tile.w + s - K / 2;
-        float* to = data + r * LINE + s * CHANNELS;
+        float* to = data + r * line + s * deep;
         const bool inside = h >= 0 && h < image.H && w >= 0 && w < image.W;
         const float* from = inside ? image.at(x, tile.b, h, w, tile.c) : nullptr;
         for (int c = 0; c < tile.channels; c += LANES)
@@ -143,10 +140,11 @@ inline void gather(const Packed<K>& a, const Packed<K>& g, const Tile& tile, int
   }
 }
 
-// ``sums`` (K * K + 1, CHANNELS) are a tile's part of the gradients of weight and bias.
+// ``sums`` (K * K + 1, CHANNELS) are a tile's part of the gradients of weight and bias; ``slope`` is
+// multiplied to dx, if there is one.
 template <int K>
-void backward(const float* x, const float* weight, const float* grad, float* dx, float* sums,
-              const Image& image, const Tile& tile, Packed<K>& a, Packed<K>& g) {
+void backward(const float* x, const float* weight, const float* grad, const float* slope, float* dx,
+              float* sums, const Image& image, const Tile& tile, Packed<K>& a, Packed<K>& g) {
   a.fill(x, image, tile);
   g.fill(grad, image, tile);
   const Weights<K> weights(weight, tile);
@@ -154,6 +152,7 @@ void backward(const float* x, const float* weight, const float* grad, float* dx,
   for (int h = 0; h < tile.rows; ++h) {
     convolve_row<K>(g, weights, tile, h, [&](int w, int c, vec sum) {
       float* to = image.at(dx, tile.b, tile.h + h, tile.w + w, tile.c + c);
+      if (slope) sum *= load_some(slope + (to - dx), tile.channels - c);
       store_some(to, sum, tile.channels - c);
     });
     for (int c = 0; c < tile.channels; c += LANES) gather<K>(a, g, tile, h, c, sums);
@@ -168,8 +167,9 @@ T* allocate() {
 }
 
 template <int K>
-void backward_all(const float* x, const float* weight, const float* grad, float* dx, float* dweight,
-                  float* dbias, float* sums, int B, const Image& image, int threads) {
+void backward_all(const float* x, const float* weight, const float* grad, const float* slope,
+                  float* dx, float* dweight, float* dbias, float* sums, int B, const Image& image,
+                  int threads) {
   const Tiling tiling(B, image);
   const int size = (K * K + 1) * CHANNELS;
 #pragma omp parallel num_threads(threads)
@@ -177,7 +177,8 @@ void backward_all(const float* x, const float* weight, const float* grad, float*
     auto *a = allocate<Packed<K>>(), *g = allocate<Packed<K>>();
 #pragma omp for schedule(dynamic, 1)
     for (int i = 0; i < tiling.count(); ++i)
-      backward<K>(x, weight, grad, dx, sums + (int64_t)i * size, image, {tiling, image, i}, *a, *g);
+      backward<K>(x, weight, grad, slope, dx, sums + (int64_t)i * size, image, {tiling, image, i},
+                  *a, *g);
     std::free(a);
     std::free(g);
   }
@@ -185,8 +186,8 @@ void backward_all(const float* x, const float* weight, const float* grad, float*
   for (int c = 0; c < image.C; ++c)
     for (int k = 0; k <= K * K; ++k) {
       double total = 0;
-      for (int i = c / CHANNELS; i < tiling.count(); i += tiling.deep)
-        total += sums[(int64_t)i * size + k * CHANNELS + c % CHANNELS];
+      for (int i = c / tiling.channels; i < tiling.count(); i += tiling.deep)
+        total += sums[(int64_t)i * size + k * CHANNELS + c % tiling.channels];
       (k < K * K ? dweight[(int64_t)c * K * K + k] : dbias[c]) = total;
     }
 }
@@ -198,10 +199,12 @@ extern "C" int64_t rmt_depthwise_sums(int B, int H, int W, int C, int K) {
   return (int64_t)Tiling(B, {H, W, C}).count() * (K * K + 1) * CHANNELS;
 }
 
-// x grad dx (B, H, W, C), weight dweight (C, 1, K, K), dbias (C)
+// x grad slope dx (B, H, W, C), weight dweight (C, 1, K, K), dbias (C). ``slope`` is multiplied to dx:
+// the derivative of what made x; may be null.
 extern "C" void rmt_depthwise_backward(const float* x, const float* weight, const float* grad,
-                                       float* dx, float* dweight, float* dbias, float* sums, int B,
-                                       int H, int W, int C, int K, int threads) {
+                                       const float* slope, float* dx, float* dweight, float* dbias,
+                                       float* sums, int B, int H, int W, int C, int K,
+                                       int threads) {
   const auto run = K == 3 ? backward_all<3> : backward_all<5>;
-  run(x, weight, grad, dx, dweight, dbias, sums, B, {H, W, C}, threads);
+  run(x, weight, grad, slope, dx, dweight, dbias, sums, B, {H, W, C}, threads);
 }

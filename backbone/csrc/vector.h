@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #ifdef __AVX__
 #include <immintrin.h>
 #endif
@@ -27,6 +28,17 @@ inline vec load(const float* p) {
   return v;
 }
 inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
+// The first ``count`` floats alone, zeros behind them.
+inline vec load_some(const float* p, int count) {
+  if (count >= LANES) return load(p);
+  vec v = {};
+  for (int i = 0; i < count; ++i) v[i] = p[i];
+  return v;
+}
+inline void store_some(float* p, vec v, int count) {
+  if (count >= LANES) return store(p, v);
+  for (int i = 0; i < count; ++i) p[i] = v[i];
+}
 // In a register from here on: GCC would rather read it from memory once for every use.
 inline vec keep(vec x) {
 #ifdef __AVX__
@@ -35,15 +47,32 @@ inline vec keep(vec x) {
   return x;
 }
 inline vec splat(float x) { return vec{} + x; }
-inline float sum(vec v) {
-  float s = 0;
-  for (int i = 0; i < LANES; ++i) s += v[i];
-  return s;
+// Shuffles by patterns that the compiler sees as constants: L counts the lanes.
+using Lanes = std::make_integer_sequence<int, LANES>;
+template <int FAR, int... L>
+inline vec swap(vec v, std::integer_sequence<int, L...>) {
+  return __builtin_shuffle(v, ivec{(L ^ FAR)...});
 }
-inline vec swap_pairs(vec v) {
-  ivec other;
-  for (int i = 0; i < LANES; ++i) other[i] = i ^ 1;
-  return __builtin_shuffle(v, other);
+// a and b with the parts of FAR lanes exchanged: those of b that come first against a's second
+template <int FAR, int... L>
+inline void exchange(vec& a, vec& b, std::integer_sequence<int, L...>) {
+  const vec first = __builtin_shuffle(a, b, ivec{(L & FAR ? LANES + L - FAR : L)...});
+  b = __builtin_shuffle(a, b, ivec{(L & FAR ? LANES + L : L + FAR)...});
+  a = first;
+}
+inline vec swap_pairs(vec v) { return swap<1>(v, Lanes{}); }
+inline float sum(vec v) {
+  if (LANES > 8) v += swap<8 % LANES>(v, Lanes{});
+  v += swap<4>(v, Lanes{});
+  v += swap<2>(v, Lanes{});
+  return v[0] + v[1];
+}
+template <int FAR = 1>
+inline void transpose(vec* m) {  // LANES of them
+  if constexpr (FAR < LANES) {
+    UNROLL for (int i = 0; i < LANES; ++i) if (!(i & FAR)) exchange<FAR>(m[i], m[i + FAR], Lanes{});
+    transpose<2 * FAR>(m);
+  }
 }
 inline int round_up(int x, int step) { return (x + step - 1) / step * step; }
 
