@@ -1,6 +1,7 @@
 """The benchmark measures what it says, goes on where it was, and reports from its results."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from conftest import load_tool
@@ -74,6 +75,29 @@ def test_case_that_fails_is_recorded_and_the_others_go_on(tmp_path, monkeypatch)
     benchmark.collect(cases, results, tmp_path / 'benchmark.json')
     assert 'no-such-model' in results[0]['error']
     assert 'no-such-model' in report.table(results)
+
+
+def test_rounds_measure_in_turn_and_take_all_times_together(tmp_path, monkeypatch):
+    benchmark = load_tool('benchmark')
+    cases = [benchmark.Case('rmt-t', attention=name) for name in ('naive', 'auto')]
+    measured = []
+
+    def run(case):
+        measured.append(case.attention)
+        seconds = float(len(measured))
+        peak = dict(peak_bytes=len(measured))
+        return asdict(case) | peak | dict(times=[seconds]) | benchmark.summary([seconds], 1)
+
+    monkeypatch.setattr(benchmark, 'run', run)
+    results = []
+    benchmark.collect(cases, results, tmp_path / 'benchmark.json')
+    benchmark.collect(cases, results, tmp_path / 'benchmark.json', rounds=3)
+    assert measured == ['naive', 'auto'] * 3
+    assert json.loads((tmp_path / 'benchmark.json').read_text()) == results
+    naive, auto = results
+    assert naive['times'] == [1, 3, 5]
+    assert (naive['seconds_median'], naive['seconds_max'], naive['runs']) == (3, 5, 3)
+    assert (auto['seconds_median'], auto['peak_bytes']) == (4, 6)
 
 
 def test_growth_leaves_out_what_the_formula_has_no_memory_for(monkeypatch):

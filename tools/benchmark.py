@@ -4,6 +4,9 @@
 Each measurement runs in a process of its own. OUT gets benchmark.json (kept up to date while it
 runs; what it already holds is not measured again), a table and plots.
 
+A machine is not as fast at one minute as at the next: --rounds measures every case that many times,
+in turn, and takes all its times together.
+
   tools/benchmark.py                                  everything, about 25 minutes on two CPU cores
   tools/benchmark.py --models rmt-t swin-t --sizes 512x512 --modes inference
 """
@@ -24,7 +27,7 @@ from pathlib import Path
 import benchmark_report
 import cli
 import torch
-from benchmark_case import RIVALS, ROOT, VARIANT_LETTERS, Case
+from benchmark_case import RIVALS, ROOT, VARIANT_LETTERS, Case, summary
 
 ATTENTION = ['naive', 'fused', 'kernel', 'auto']
 MODES = ['inference', 'training', 'training-cp']
@@ -44,6 +47,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', choices=['cpu', 'cuda'], default='cpu')
     parser.add_argument('--threads', type=int, default=0, help='of the CPU; 0: as PyTorch chooses')
     parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument(
+        '--rounds', type=int, default=1, help='measure every case so often, in turn'
+    )
     parser.add_argument('--seconds', type=float, default=12, help='begin no repetition after this')
     parser.add_argument('--growth', action='store_true', help='also time and memory against size')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark'))
@@ -109,15 +115,16 @@ def main() -> None:
     file = args.out / 'benchmark.json'
     results = json.loads(file.read_text()) if file.exists() else []
     if not args.report:
-        collect(plan(args), results, file)
+        collect(plan(args), results, file, args.rounds)
     benchmark_report.write(results, args.out)
 
 
-def collect(cases: list[Case], results: list[dict], file: Path) -> None:
+def collect(cases: list[Case], results: list[dict], file: Path, rounds: int = 1) -> None:
     """Measure what ``results`` does not hold yet, and keep the file up to date."""
     names = [field.name for field in fields(Case)]
-    known = [{name: result[name] for name in names} for result in results]
-    todo = [case for case in cases if asdict(case) not in known]
+    places = {Case(**{name: r[name] for name in names}): i for i, r in enumerate(results)}
+    done = {case: results[i].get('rounds', 1) for case, i in places.items()}
+    todo = [case for number in range(rounds) for case in cases if done.get(case, 0) <= number]
     start = time.time()
     for i, case in enumerate(todo):
         left = (time.time() - start) / i * (len(todo) - i) if i else None
@@ -125,10 +132,26 @@ def collect(cases: list[Case], results: list[dict], file: Path) -> None:
         print(f'[{i + 1}/{len(todo)}{estimate}] {describe(case)}', flush=True)
         result = run(case)
         print(f'    {benchmark_report.summary(result)}', flush=True)
-        results.append(result)
+        if case in places:
+            results[places[case]] = together(results[places[case]], result)
+        else:
+            places[case] = len(results)
+            results.append(result)
         beside = file.with_suffix('.part')
         beside.write_text(json.dumps(results, indent=1))
         os.replace(beside, file)
+
+
+def together(before: dict, new: dict) -> dict:
+    """One result of two of the same case: all their times, the higher peak of memory."""
+    both = new | dict(rounds=before.get('rounds', 1) + 1)
+    if 'times' not in before or 'times' not in new:  # one of them failed
+        return both
+    times = both['times'] = before['times'] + new['times']
+    if 'rate' in new:
+        return both | dict(rate=max(before['rate'], new['rate']))
+    peak = max(before['peak_bytes'], new['peak_bytes'])
+    return both | dict(peak_bytes=peak) | summary(times, new['batch'])
 
 
 def has_package(name: str) -> bool:

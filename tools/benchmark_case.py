@@ -92,7 +92,7 @@ def matrix_rate(case: Case) -> dict:
     size = 8192 if case.device == 'cuda' else 2048
     a = torch.randn(size, size, device=case.device, dtype=getattr(torch, case.dtype))
     times = timed(lambda: a @ a, case, repeats=max(10, case.repeats))
-    return dict(rate=size**3 / min(times))
+    return dict(rate=size**3 / min(times), times=times)
 
 
 def measure(case: Case) -> dict:
@@ -116,11 +116,8 @@ def measure(case: Case) -> dict:
     peak = memory(case.device) - before
     times = timed(run, case, case.repeats)
     result = dict(
-        seconds_median=statistics.median(times),
-        seconds_min=min(times),
-        seconds_max=max(times),
-        runs=len(times),
-        images_per_second=case.batch / statistics.median(times),
+        summary(times, case.batch),
+        times=times,
         peak_bytes=peak,
         parameters=sum(p.numel() for p in model.parameters()),
         multiply_adds=multiply_adds(case),
@@ -128,6 +125,18 @@ def measure(case: Case) -> dict:
     if case.operators:
         result['operator_shares'] = operators(run)
     return result
+
+
+def summary(times: list[float], batch: int) -> dict:
+    """What is told of the seconds of each run."""
+    median = statistics.median(times)
+    return dict(
+        seconds_median=median,
+        seconds_min=min(times),
+        seconds_max=max(times),
+        runs=len(times),
+        images_per_second=batch / median,
+    )
 
 
 def timed(run: Callable[[], object], case: Case, repeats: int) -> list[float]:
