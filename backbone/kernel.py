@@ -207,9 +207,8 @@ def nchw(x: Tensor) -> Tensor:
     last = x.permute(0, 2, 3, 1)
     if not (available() and last.is_contiguous()):
         return x.contiguous()
-    out = torch.empty(x.shape)
-    B, H, W, C = last.shape
-    _call('rmt_to_nchw', [last, out], B, ctypes.c_int64(H * W), ctypes.c_int64(C))
+    out = x.new_empty(x.shape)
+    _call('rmt_to_nchw', [last, out], *last.shape)
     return out
 
 

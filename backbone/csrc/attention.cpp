@@ -86,8 +86,9 @@ inline void product(const float* A, int lda, int rows, const float* Bt, int ldb,
   tiles(rows, cols, Product<Start>{A, lda, Bt, ldb, depth, C, ldc, start});
 }
 
-// C[r, c] += sum_k A[r, k] * B[k, c] (A[k, r] where transposed); B and C have the same width
-template <bool TRANSPOSED>  // step_r is 1, else step_k
+// C[r, c] += sum_k A[r, k] * B[k, c] (A[k, r] where transposed), k < count, which is not 0; B and C
+// have the same width
+template <bool TRANSPOSED>
 struct Accumulation {
   const float* A;
   int lda, count;
@@ -105,7 +106,7 @@ struct Accumulation {
       UNROLL for (int v = 0; v < V; ++v) acc[r][v] = load(c + r * width + v * LANES);
     const float *a = A + r0 * step_r, *from = B + c0;
     int k = count;
-    do {
+    do {  // at least once: else the compiler keeps the sums in memory for the case that it is not
       vec b[V];
       UNROLL for (int v = 0; v < V; ++v) b[v] = keep(load(from + v * LANES));
       UNROLL for (int r = 0; r < R; ++r)
@@ -354,8 +355,8 @@ size_t forward_scratch(const Shape& s, int heads, int queries) {
 }
 
 template <int D>
-void forward(const Sequence<D>& at, const Task& task, const float* q, const float* k, const float* v,
-             const float* rates, float* out, float* lse, Scratch& scratch) {
+void forward(const Sequence<D>& at, const Task& task, const float* q, const float* k,
+             const float* v, const float* rates, float* out, float* lse, Scratch& scratch) {
   const Shape& s = at.s;
   const int depth = at.depth(), width = at.width();
   const int area = s.area(), blocks = s.blocks(), heads = task.heads;
@@ -504,7 +505,7 @@ void backward(const Sequence<D>& at, int head, int heads, const float* q, const 
   float* const all_dvalues = scratch.take(size);
   float* const all_deltas = scratch.take((size_t)heads * tokens);  // sum_j P dP of a query
   float* const all_lengths = scratch.take((size_t)heads * tokens);
-  float* const all_longest = scratch.take(heads * s.blocks());  // key of a block
+  float* const all_squares = scratch.take(heads * s.blocks());  // of a block's longest key
   float* const keys_t = scratch.take(s.area());
   float* const values_t = scratch.take(s.area());
   float* const P = scratch.take(MORE_QUERIES * s.length);
@@ -512,18 +513,17 @@ void backward(const Sequence<D>& at, int head, int heads, const float* q, const 
   float* const least = scratch.take(used);  // log2 of a softmax denominator of a tile's queries
   Tile* const all_tiles = (Tile*)scratch.take(used * sizeof(Tile) / sizeof(float));
 
-  std::memset(all_longest, 0, sizeof(float) * heads * s.blocks());
+  std::memset(all_squares, 0, sizeof(float) * heads * s.blocks());
   for (int i = 0; i < s.blocks(); ++i) {
     const Block b(s, i);
     for (int t = b.first; t < b.first + b.count; ++t)
       for (int h = 0; h < heads; ++h) {
         const size_t place = (size_t)h * tokens + t;
-        float* g = all_grads + place * width;
-        float& longest = all_longest[h * s.blocks() + i];
-        all_deltas[place] = at.pack_dot(grad, out, head + h, t, g);
-        const float square = at.pack_turned(q, head + h, t, 1, all_queries + place * width);
-        all_lengths[place] = std::sqrt(square);
-        longest = std::max(longest, std::sqrt(at.pack_turned(k, head + h, t, s.scale, all_keys + place * width)));
+        float *query = all_queries + place * width, *key = all_keys + place * width;
+        float& square = all_squares[h * s.blocks() + i];
+        all_deltas[place] = at.pack_dot(grad, out, head + h, t, all_grads + place * width);
+        all_lengths[place] = std::sqrt(at.pack_turned(q, head + h, t, 1, query));
+        square = std::max(square, at.pack_turned(k, head + h, t, s.scale, key));
         at.pack(v, head + h, t, all_values + place * width);
       }
   }
@@ -548,7 +548,7 @@ void backward(const Sequence<D>& at, int head, int heads, const float* q, const 
       const Block b(s, i);
       const size_t place = h * all + (size_t)b.first * width;
       const float *keys = all_keys + place, *values = all_values + place;
-      const float longest = all_longest[h * s.blocks() + i];
+      const float longest = std::sqrt(all_squares[h * s.blocks() + i]);
       transpose(keys, b.count, width, keys_t, b.cols);
       transpose(values, b.count, width, values_t, b.cols);
       for (int tile_index = 0; tile_index < used; ++tile_index) {
@@ -606,7 +606,8 @@ void forward_all(const Shape& s, const float* q, const float* k, const float* v,
     Scratch scratch(forward_scratch(s, heads, std::min(part, s.tokens())));
 #pragma omp for schedule(dynamic, 1)
     for (int i = 0; i < units * parts; ++i) {
-      const int unit = i / parts, begin = i % parts * part, end = std::min(begin + part, s.tokens());
+      const int unit = i / parts, begin = i % parts * part;
+      const int end = std::min(begin + part, s.tokens());
       if (begin >= s.tokens()) continue;
       const Task task{unit % (s.n / heads) * heads, heads, begin, end};
       scratch.restart();
@@ -637,7 +638,7 @@ void backward_all(const Shape& s, const float* q, const float* k, const float* v
 }  // namespace
 
 // q k v out (B, H, W, n, d); cos sin (H, W, width), see Sequence; rates (n); lse (sequences, n,
-// tokens). ``width`` is d rounded up to rmt_lanes(). A head of all four sizes has 16 or 32 channels.
+// tokens). ``width`` is d rounded up to rmt_lanes(). A head of the four sizes has d 16 or 32.
 extern "C" int rmt_lanes() { return LANES; }
 
 extern "C" void rmt_forward(const float* q, const float* k, const float* v, const float* cos,

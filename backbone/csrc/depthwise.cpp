@@ -15,7 +15,7 @@ namespace {
 constexpr int CHANNELS = 192, FEW = 64;
 constexpr int ROWS = 12, COLS = 32;           // of a tile of FEW channels
 constexpr int LESS_ROWS = 8, LESS_COLS = 16;  // of a tile of more
-constexpr int WIDE = 4;                             // results side by side in registers
+constexpr int WIDE = 4;                       // results side by side in registers
 
 struct Image {
   int H, W, C;
@@ -44,8 +44,9 @@ struct Tiling {
   int count() const { return B * down * across * deep; }
 };
 struct Tile {
-  int index, b, h, w, c, rows, cols, channels;
-  Tile(const Tiling& t, const Image& image, int i) : index(i) {
+  int b, h, w, c, rows, cols, channels;
+  int padded;  // channels that packed places are apart, the same in all tiles
+  Tile(const Tiling& t, const Image& image, int i) : padded(t.channels) {
     c = i % t.deep * t.channels, i /= t.deep;
     w = i % t.across * t.cols, i /= t.across;
     h = i % t.down * t.rows, b = i / t.down;
@@ -55,24 +56,24 @@ struct Tile {
   }
 };
 
-// A tile of x with its border, (rows + K - 1, cols + K - 1, deep), deep the channels padded.
+// A tile of x with its border, (rows + K - 1, cols + K - 1, padded).
 template <int K>
 struct Packed {
   static constexpr int SIZE = std::max((ROWS + K - 1) * (COLS + K - 1) * FEW,
                                        (LESS_ROWS + K - 1) * (LESS_COLS + K - 1) * CHANNELS);
   alignas(64) float data[SIZE];
-  int deep, line;  // floats of a place and of a row
+  int padded, line;  // floats of a place and of a row
 
-  const float* at(int h, int w, int c) const { return data + h * line + w * deep + c; }
+  const float* at(int h, int w, int c) const { return data + h * line + w * padded + c; }
 
   void fill(const float* x, const Image& image, const Tile& tile) {
-    deep = round_up(tile.channels, LANES);
-    line = (tile.cols + K - 1) * deep;
+    padded = tile.padded;
+    line = (tile.cols + K - 1) * padded;
     for (int r = 0; r < tile.rows + K - 1; ++r) {
       const int h = tile.h + r - K / 2;
       for (int s = 0; s < tile.cols + K - 1; ++s) {
         const int w = tile.w + s - K / 2;
-        float* to = data + r * line + s * deep;
+        float* to = data + r * line + s * padded;
         const bool inside = h >= 0 && h < image.H && w >= 0 && w < image.W;
         const float* from = inside ? image.at(x, tile.b, h, w, tile.c) : nullptr;
         for (int c = 0; c < tile.channels; c += LANES)
@@ -88,7 +89,7 @@ struct Weights {
   alignas(64) float data[K * K * CHANNELS];
   Weights(const float* weight, const Tile& tile) {
     for (int k = 0; k < K * K; ++k)
-      for (int c = 0; c < CHANNELS; ++c)
+      for (int c = 0; c < tile.padded; ++c)
         data[k * CHANNELS + c] =
             c < tile.channels ? weight[(int64_t)(tile.c + c) * K * K + K * K - 1 - k] : 0;
   }
@@ -133,14 +134,15 @@ inline void gather(const Packed<K>& a, const Packed<K>& g, const Tile& tile, int
       if (i == 0) total += y;
     }
     UNROLL for (int j = 0; j < K; ++j) {
-      float* at = sums + (i * K + j) * CHANNELS + c;
+      float* at = sums + (i * K + j) * tile.padded + c;
       store(at, load(at) + acc[j]);
     }
-    if (i == 0) store(sums + K * K * CHANNELS + c, load(sums + K * K * CHANNELS + c) + total);
+    float* at = sums + K * K * tile.padded + c;
+    if (i == 0) store(at, load(at) + total);
   }
 }
 
-// ``sums`` (K * K + 1, CHANNELS) are a tile's part of the gradients of weight and bias; ``slope`` is
+// ``sums`` (K * K + 1, padded) are a tile's part of the gradients of weight and bias; ``slope`` is
 // multiplied to dx, if there is one.
 template <int K>
 void backward(const float* x, const float* weight, const float* grad, const float* slope, float* dx,
@@ -148,7 +150,7 @@ void backward(const float* x, const float* weight, const float* grad, const floa
   a.fill(x, image, tile);
   g.fill(grad, image, tile);
   const Weights<K> weights(weight, tile);
-  std::memset(sums, 0, sizeof(float) * (K * K + 1) * CHANNELS);
+  std::memset(sums, 0, sizeof(float) * (K * K + 1) * tile.padded);
   for (int h = 0; h < tile.rows; ++h) {
     convolve_row<K>(g, weights, tile, h, [&](int w, int c, vec sum) {
       float* to = image.at(dx, tile.b, tile.h + h, tile.w + w, tile.c + c);
@@ -171,7 +173,7 @@ void backward_all(const float* x, const float* weight, const float* grad, const 
                   float* dx, float* dweight, float* dbias, float* sums, int B, const Image& image,
                   int threads) {
   const Tiling tiling(B, image);
-  const int size = (K * K + 1) * CHANNELS;
+  const int size = (K * K + 1) * tiling.channels;
 #pragma omp parallel num_threads(threads)
   {
     auto *a = allocate<Packed<K>>(), *g = allocate<Packed<K>>();
@@ -187,7 +189,7 @@ void backward_all(const float* x, const float* weight, const float* grad, const 
     for (int k = 0; k <= K * K; ++k) {
       double total = 0;
       for (int i = c / tiling.channels; i < tiling.count(); i += tiling.deep)
-        total += sums[(int64_t)i * size + k * CHANNELS + c % tiling.channels];
+        total += sums[(int64_t)i * size + k * tiling.channels + c % tiling.channels];
       (k < K * K ? dweight[(int64_t)c * K * K + k] : dbias[c]) = total;
     }
 }
@@ -196,11 +198,12 @@ void backward_all(const float* x, const float* weight, const float* grad, const 
 
 // Floats that rmt_depthwise_backward needs as ``sums``.
 extern "C" int64_t rmt_depthwise_sums(int B, int H, int W, int C, int K) {
-  return (int64_t)Tiling(B, {H, W, C}).count() * (K * K + 1) * CHANNELS;
+  const Tiling tiling(B, {H, W, C});
+  return (int64_t)tiling.count() * (K * K + 1) * tiling.channels;
 }
 
-// x grad slope dx (B, H, W, C), weight dweight (C, 1, K, K), dbias (C). ``slope`` is multiplied to dx:
-// the derivative of what made x; may be null.
+// x grad slope dx (B, H, W, C), weight dweight (C, 1, K, K), dbias (C). ``slope``, the derivative of
+// what made x, is multiplied to dx; may be null.
 extern "C" void rmt_depthwise_backward(const float* x, const float* weight, const float* grad,
                                        const float* slope, float* dx, float* dweight, float* dbias,
                                        float* sums, int B, int H, int W, int C, int K,

@@ -41,15 +41,15 @@ extern "C" void rmt_gelu(float* x, float* y, int64_t count, int threads) {
   }
 }
 
-// x (B, places, C) -> out (B, C, places)
-extern "C" void rmt_to_nchw(const float* x, float* out, int B, int64_t places, int64_t C,
-                            int threads) {
+// x (B, H, W, C) -> out (B, C, H, W)
+extern "C" void rmt_to_nchw(const float* x, float* out, int B, int H, int W, int C, int threads) {
+  const int64_t places = (int64_t)H * W;
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
   for (int b = 0; b < B; ++b)
     for (int64_t p = 0; p < places; p += LANES) {
       const int some = std::min<int64_t>(LANES, places - p);
-      for (int64_t c = 0; c < C; c += LANES) {
-        const int deep = std::min<int64_t>(LANES, C - c);
+      for (int c = 0; c < C; c += LANES) {
+        const int deep = std::min(LANES, C - c);
         vec m[LANES];
         for (int i = 0; i < LANES; ++i)
           m[i] = i < some ? load_some(x + (b * places + p + i) * C + c, deep) : vec{};
