@@ -55,6 +55,8 @@ def test_measures_then_goes_on_from_what_is_there(run_tool, tmp_path, capsys):
         (['--sizes', '16x64'], '16x64'),
         (['--device', 'cuda'], 'cuda'),
         (['--models', 'convnext-t'], 'mmpretrain'),
+        (['--repeats', '0'], '--repeats 0'),
+        (['--rounds', '-1'], '--rounds -1'),
     ],
 )
 def test_wrong_arguments_end_in_one_line(run_tool, tmp_path, capsys, monkeypatch, arguments, named):
@@ -86,7 +88,7 @@ def test_rounds_measure_in_turn_and_take_all_times_together(tmp_path, monkeypatc
         measured.append(case.attention)
         seconds = float(len(measured))
         peak = dict(peak_bytes=len(measured))
-        return asdict(case) | peak | dict(times=[seconds]) | benchmark.summary([seconds], 1)
+        return asdict(case) | peak | dict(times=[seconds]) | benchmark.timing([seconds], 1)
 
     monkeypatch.setattr(benchmark, 'run', run)
     results = []
@@ -98,6 +100,17 @@ def test_rounds_measure_in_turn_and_take_all_times_together(tmp_path, monkeypatc
     assert naive['times'] == [1, 3, 5]
     assert (naive['seconds_median'], naive['seconds_max'], naive['runs']) == (3, 5, 3)
     assert (auto['seconds_median'], auto['peak_bytes']) == (4, 6)
+
+
+def test_round_that_fails_leaves_what_was_measured(tmp_path, monkeypatch):
+    benchmark = load_tool('benchmark')
+    case = benchmark.Case('rmt-t', attention='auto')
+    good = dict(times=[1.0], peak_bytes=1) | benchmark.timing([1.0], 1)
+    outcomes = iter([good, dict(error='no memory')])
+    monkeypatch.setattr(benchmark, 'run', lambda case: asdict(case) | next(outcomes))
+    results = []
+    benchmark.collect([case], results, tmp_path / 'benchmark.json', rounds=2)
+    assert results == [asdict(case) | good | dict(rounds=2)]
 
 
 def test_growth_leaves_out_what_the_formula_has_no_memory_for(monkeypatch):

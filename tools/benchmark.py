@@ -27,7 +27,7 @@ from pathlib import Path
 import benchmark_report
 import cli
 import torch
-from benchmark_case import RIVALS, ROOT, VARIANT_LETTERS, Case, summary
+from benchmark_case import RIVALS, ROOT, VARIANT_LETTERS, Case, timing
 
 ATTENTION = ['naive', 'fused', 'kernel', 'auto']
 MODES = ['inference', 'training', 'training-cp']
@@ -107,6 +107,9 @@ def main() -> None:
         raise cli.UserError(
             '--device cuda: no CUDA GPU is visible to PyTorch; leave the option out'
         )
+    for name in ('repeats', 'rounds'):
+        if getattr(args, name) < 1:
+            raise cli.UserError(f'--{name} {getattr(args, name)}: give 1 or more')
     for name in args.models or []:
         package = RIVALS[name]['type'].partition('.')[0] if name in RIVALS else 'torch'
         if not has_package(package):
@@ -144,14 +147,15 @@ def collect(cases: list[Case], results: list[dict], file: Path, rounds: int = 1)
 
 def together(before: dict, new: dict) -> dict:
     """One result of two of the same case: all their times, the higher peak of memory."""
-    both = new | dict(rounds=before.get('rounds', 1) + 1)
+    measured = new if 'times' in new else before
+    both = measured | dict(rounds=before.get('rounds', 1) + 1)
     if 'times' not in before or 'times' not in new:  # one of them failed
         return both
     times = both['times'] = before['times'] + new['times']
     if 'rate' in new:
         return both | dict(rate=max(before['rate'], new['rate']))
     peak = max(before['peak_bytes'], new['peak_bytes'])
-    return both | dict(peak_bytes=peak) | summary(times, new['batch'])
+    return both | dict(peak_bytes=peak) | timing(times, new['batch'])
 
 
 def has_package(name: str) -> bool:

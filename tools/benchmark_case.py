@@ -116,7 +116,7 @@ def measure(case: Case) -> dict:
     peak = memory(case.device) - before
     times = timed(run, case, case.repeats)
     result = dict(
-        summary(times, case.batch),
+        timing(times, case.batch),
         times=times,
         peak_bytes=peak,
         parameters=sum(p.numel() for p in model.parameters()),
@@ -127,7 +127,7 @@ def measure(case: Case) -> dict:
     return result
 
 
-def summary(times: list[float], batch: int) -> dict:
+def timing(times: list[float], batch: int) -> dict:
     """What is told of the seconds of each run."""
     median = statistics.median(times)
     return dict(
