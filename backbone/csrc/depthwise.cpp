@@ -202,8 +202,8 @@ extern "C" int64_t rmt_depthwise_sums(int B, int H, int W, int C, int K) {
   return (int64_t)tiling.count() * (K * K + 1) * tiling.channels;
 }
 
-// x grad slope dx (B, H, W, C), weight dweight (C, 1, K, K), dbias (C). ``slope``, the derivative of
-// what made x, is multiplied to dx; may be null.
+// x grad slope dx (B, H, W, C), weight dweight (C, 1, K, K), dbias (C). ``slope``, the derivative
+// of what made x, is multiplied to dx; may be null.
 extern "C" void rmt_depthwise_backward(const float* x, const float* weight, const float* grad,
                                        const float* slope, float* dx, float* dweight, float* dbias,
                                        float* sums, int B, int H, int W, int C, int K,
