@@ -12,9 +12,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .checkpoint import load_backbone
 from .layers import Block, Downsample, PatchEmbed, Stage, StagePositions
 from .variants import NUM_STAGES, get_variant
+from .weights.match import load_backbone
 
 
 @MODELS.register_module()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from backbone import RMT
-from backbone.released import relpos_tables
+from backbone.weights.layout import relpos_tables
 
 # small enough that a file takes milliseconds; has everything that the large variants have
 MINI = dict(

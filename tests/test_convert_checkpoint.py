@@ -25,9 +25,9 @@ from released_files import (
 )
 
 from backbone import RMT, VARIANTS
-from backbone.checkpoint import CheckpointError, fit_checkpoint, load_backbone, load_model
-from backbone.released import CLASS_LAYER
-from backbone.safe_load import read_checkpoint
+from backbone.weights.layout import CLASS_LAYER
+from backbone.weights.match import CheckpointError, fit_checkpoint, load_backbone, load_model
+from backbone.weights.read import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(
@@ -304,7 +304,7 @@ def test_a_failed_write_leaves_nothing_behind(files, monkeypatch):
         Path(path).write_bytes(b'PK half')
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('backbone.export.torch.save', full)
+    monkeypatch.setattr('backbone.weights.write.torch.save', full)
     with pytest.raises(CheckpointError, match=r'cannot be written .*No space left'):
         convert(source, out)
     assert os.listdir(os.path.dirname(out)) == ['in.pth']

@@ -12,7 +12,7 @@ import torch
 from mmengine.logging import MessageHub
 from resume_run import build
 
-from backbone.safe_load import CheckpointError, read_checkpoint
+from backbone.weights.read import CheckpointError, read_checkpoint
 
 SCRIPT = Path(__file__).with_name('resume_run.py')
 

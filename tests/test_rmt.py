@@ -12,7 +12,7 @@ from oracle import Oracle
 from torch import nn
 
 from backbone import RMT, VARIANTS
-from backbone.checkpoint import CheckpointError
+from backbone.weights.match import CheckpointError
 
 MINI = dict(released_files.MINI, drop_path=0.2)
 MINI_WHOLE = dict(MINI, axial=(True, True, False, False))

@@ -20,15 +20,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from backbone import RMT
-from backbone.checkpoint import CheckpointError, Fit, fit
-from backbone.export import (
-    LAYOUTS,
-    class_layers,
-    describe_source,
-    released_tables,
-    write_checkpoint,
-)
-from backbone.released import (
+from backbone.variants import VARIANTS
+from backbone.weights.layout import (
     BACKBONE_KINDS,
     CLASSIFIER,
     KINDS,
@@ -40,8 +33,15 @@ from backbone.released import (
     split_backbone,
     unwrap,
 )
-from backbone.safe_load import Checkpoint, read_checkpoint, sha256_of
-from backbone.variants import VARIANTS
+from backbone.weights.match import CheckpointError, Fit, fit
+from backbone.weights.read import Checkpoint, read_checkpoint, sha256_of
+from backbone.weights.write import (
+    LAYOUTS,
+    class_layers,
+    describe_source,
+    released_tables,
+    write_checkpoint,
+)
 
 CONFIGS = {  # the config of a kind; every one of a kind and variant builds the same model
     'mask_rcnn': 'det_configs/mask_rcnn_rmt_{}_fpn_*_coco.py',

@@ -18,7 +18,7 @@ from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from backbone.checkpoint import load_model
+from backbone.weights.match import load_model
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp')
 

@@ -36,7 +36,7 @@ from mmengine.runner import Runner
 from profile_data import use_image
 from torch import nn
 
-from backbone.checkpoint import load_model
+from backbone.weights.match import load_model
 
 DEFAULT_SHAPE = {'mmdet': (800, 1333), 'mmseg': (512, 2048)}
 

@@ -5,8 +5,8 @@ import torch
 from released_files import MINI, classifier, imagenet_file, names_digest, numbered, with_tables
 
 from backbone import RMT, VARIANTS
-from backbone.released import describe, preview, relpos_tables, unwrap
-from backbone.safe_load import CheckpointError
+from backbone.weights.layout import describe, preview, relpos_tables, unwrap
+from backbone.weights.read import CheckpointError
 
 # SHA-256 of the sorted lines "name [shape]" of the released state dicts:
 # (downstream backbone, ImageNet's top, token labelling's top)

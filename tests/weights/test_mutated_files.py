@@ -15,9 +15,9 @@ from released_files import MINI, imagenet_file, numbered
 from safetensors.torch import save
 
 from backbone import RMT
-from backbone.checkpoint import load_backbone
-from backbone.released import split_backbone, unwrap
-from backbone.safe_load import CheckpointError, read_checkpoint
+from backbone.weights.layout import split_backbone, unwrap
+from backbone.weights.match import load_backbone
+from backbone.weights.read import CheckpointError, read_checkpoint
 
 RUNS = 60
 MODEL = RMT(MINI)

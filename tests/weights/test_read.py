@@ -19,8 +19,13 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from safetensors.torch import save_file
 
-from backbone import safe_load
-from backbone.safe_load import TRUST_VARIABLE, CheckpointError, read_checkpoint, sha256_of_tensors
+from backbone.weights import read
+from backbone.weights.read import (
+    TRUST_VARIABLE,
+    CheckpointError,
+    read_checkpoint,
+    sha256_of_tensors,
+)
 
 WEIGHTS = {'a': torch.arange(6.0).reshape(2, 3), 'b': torch.ones(4)}
 
@@ -107,7 +112,7 @@ def test_no_permission(path, monkeypatch):
     def deny(*_):
         raise PermissionError(13, 'Permission denied')
 
-    monkeypatch.setattr(safe_load, 'open', deny, raising=False)  # root may read everything
+    monkeypatch.setattr(read, 'open', deny, raising=False)  # root may read everything
     assert 'Permission denied' in refusal(path)
 
 
@@ -267,7 +272,7 @@ def test_weights_and_the_released_extras_are_read(legacy, path):
 
 @pytest.mark.parametrize('core', ['numpy.core', 'numpy._core'])
 def test_numpy_and_message_hub_are_restored_whichever_numpy_wrote_them(core, path):
-    hub = MessageHub('test_safe_load')
+    hub = MessageHub('test_read')
     for value in (1.0, 2.0, 6.0):
         hub.update_scalar('loss', value)
     shared = np.arange(6, dtype='>i4').reshape(2, 3)
@@ -297,7 +302,7 @@ def test_numpy_and_message_hub_are_restored_whichever_numpy_wrote_them(core, pat
     for name, array in data['others'].items():
         np.testing.assert_array_equal(checkpoint['others'][name], array)
     assert checkpoint['scalar'] == np.float32(2.5)
-    MessageHub('test_safe_load_2').load_state_dict(checkpoint['message_hub'])
+    MessageHub('test_read_2').load_state_dict(checkpoint['message_hub'])
 
 
 def test_safetensors_are_read_whatever_their_ending(path):
@@ -324,7 +329,7 @@ def test_damaged_safetensors_are_refused(path):
 
 def test_every_scheme_of_mmengine_goes_through_here():
     for scheme, loader in CheckpointLoader._schemes.items():
-        assert loader.__module__ == 'backbone.safe_load', scheme
+        assert loader.__module__ == 'backbone.weights.read', scheme
 
 
 @pytest.mark.parametrize('address', ['torchvision://resnet50', 's3://bucket/a.pth', 'x:s3://b/a'])

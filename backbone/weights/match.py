@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 
-from .released import (
+from .layout import (
     BACKBONE_KINDS,
     KINDS,
     Description,
@@ -27,7 +27,7 @@ from .released import (
     split_backbone,
     unwrap,
 )
-from .safe_load import Checkpoint, CheckpointError, read_checkpoint
+from .read import Checkpoint, CheckpointError, read_checkpoint
 
 __all__ = ['CheckpointError', 'StrictLoadHook', 'fit', 'load_backbone', 'load_model']
 

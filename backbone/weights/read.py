@@ -1,6 +1,6 @@
 """Bytes of a weights file -> dict, without running any code the file may carry.
 
-A ``.pth`` file is a pickle, and unpickling can call any function; see ``safe_pickle.py``.
+A ``.pth`` file is a pickle, and unpickling can call any function; see ``unpickle.py``.
 Importing this module puts the loader behind every path of mmengine that reads weights:
 ``load_from``, ``resume``, ``init_cfg`` Pretrained, ``init_detector``, inferencers.
 """
@@ -22,7 +22,7 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
-from .safe_pickle import disarm_config_text, load_pickle
+from .unpickle import disarm_config_text, load_pickle
 
 TRUST_VARIABLE = 'RMT_TRUST_CHECKPOINT'
 

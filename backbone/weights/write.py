@@ -7,7 +7,8 @@ import os
 import torch
 from torch import Tensor
 
-from .released import (
+from ..variants import VARIANTS
+from .layout import (
     BACKBONE_KINDS,
     CLASS_LAYER,
     Description,
@@ -15,14 +16,13 @@ from .released import (
     relpos_tables,
     unwrap,
 )
-from .safe_load import (
+from .read import (
     Checkpoint,
     CheckpointError,
     read_checkpoint,
     sha256_of,
     sha256_of_tensors,
 )
-from .variants import VARIANTS
 
 LAYOUTS = ('pth', 'safetensors', 'released')
 
@@ -78,7 +78,7 @@ def write_checkpoint(
     Args:
         layout: one of :data:`LAYOUTS`. 'released' files of backbones have their weights under
             'model', all else has them under 'state_dict'.
-        kind: a key of :data:`~backbone.released.KINDS`.
+        kind: a key of :data:`~backbone.weights.layout.KINDS`.
     """
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     beside = f'{path}.{os.getpid()}.partial'

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .retention import decay_rates, rotary_angles
-from .safe_load import CheckpointError
-from .variants import VARIANTS, Variant
+from ..retention import decay_rates, rotary_angles
+from ..variants import VARIANTS, Variant
+from .read import CheckpointError
 
 CLASSIFIER = ('proj.', 'norm.', 'head.', 'aux_head.')  # tops of an ImageNet file, not downstream
 # kind: (its name for people, a name that only this kind contains); the first that is found counts

@@ -16,14 +16,14 @@ from released_files import (
 from torch import nn
 
 from backbone import RMT, VARIANTS
-from backbone.checkpoint import (
+from backbone.weights.match import (
     CheckpointError,
     StrictLoadHook,
     fit_checkpoint,
     load_backbone,
     load_model,
 )
-from backbone.safe_load import Checkpoint
+from backbone.weights.read import Checkpoint
 
 
 class Detector(BaseModel):
@@ -69,7 +69,9 @@ def path(tmp_path):
 def messages(monkeypatch):
     """What is logged."""
     lines = []
-    monkeypatch.setattr('backbone.checkpoint.print_log', lambda text, *_, **__: lines.append(text))
+    monkeypatch.setattr(
+        'backbone.weights.match.print_log', lambda text, *_, **__: lines.append(text)
+    )
     return lines
 
 

@@ -1,0 +1,1 @@
+"""Weights files: bytes -> dict, safely; dict -> model, completely; model -> file, whole."""
