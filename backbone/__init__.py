@@ -1,7 +1,5 @@
 """RMT for detection and segmentation. Importing this package registers ``RMT`` with mmengine."""
 
-from . import runtime as runtime
-from . import seeding as seeding
 from .rmt import RMT
 from .variants import VARIANTS, Variant
 

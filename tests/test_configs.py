@@ -11,7 +11,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
-from backbone.runner import apply_keys
+from backbone.engine import apply_keys
 from backbone.variants import VARIANTS
 
 CONFIGS = sorted(p for f in ('det_configs', 'seg_configs') for p in (ROOT / f).glob('*.py'))

@@ -15,7 +15,7 @@ from cli import UserError
 from conftest import DET_CONFIG, ROOT, SEG_CONFIG
 from mmengine.config import Config, DictAction
 
-from backbone.runner import apply_keys
+from backbone.engine import apply_keys
 
 TRAIN = 'annotations/instances_train2017.json'
 

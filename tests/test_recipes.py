@@ -19,8 +19,7 @@ from test_configs import CONFIGS
 from tiny_data import write_ade, write_coco
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbone import runtime
-from backbone.runner import RMTRunner, apply_keys
+from backbone.engine import RMTRunner, amp, apply_keys
 from backbone.variants import VARIANTS
 
 FAMILIES = {
@@ -224,7 +223,7 @@ def test_mask_rcnn_decays_the_stems_norms_but_no_other_of_the_backbone():
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_precision_is_float16_with_a_fixed_scale_but_float32_for_semantic_fpn(path, monkeypatch):
-    monkeypatch.setattr(runtime, 'on_cpu', lambda: False)
+    monkeypatch.setattr(amp, 'on_cpu', lambda: False)
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     wrapper = build_optim_wrapper(OneWeight(), load(path).optim_wrapper)
     if path.stem.startswith('fpn'):

@@ -24,8 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:  # so that the tools work in an environment without this package too
     sys.path.append(str(ROOT))
 
-from backbone.runner import apply_keys  # noqa: E402
-from backbone.runtime import PortableRunner  # noqa: E402
+from backbone.engine import PortableRunner, apply_keys  # noqa: E402
 from backbone.weights.match import CheckpointError  # noqa: E402
 
 # for each `mmdet::` base mmengine reads all of mmdet's 100 metafiles again: a second a config

@@ -1,7 +1,7 @@
 """What every config here has in common, whatever its task."""
 
-# `backbone` registers RMT, `backbone.runner` the runner that understands the two keys below.
-custom_imports = dict(imports=['backbone', 'backbone.runner'], allow_failed_imports=False)
+# `backbone` registers RMT, `backbone.engine` the runner that understands the two keys below.
+custom_imports = dict(imports=['backbone', 'backbone.engine'], allow_failed_imports=False)
 runner_type = 'RMTRunner'
 
 # ImageNet weights of the backbone: a file, e.g. `--cfg-options pretrained=RMT-S.pth`.

@@ -7,14 +7,10 @@ is named as dropped; anything else raises :class:`CheckpointError`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop
 from torch import Tensor, nn
 
 from .layout import (
@@ -29,7 +25,7 @@ from .layout import (
 )
 from .read import Checkpoint, CheckpointError, read_checkpoint
 
-__all__ = ['CheckpointError', 'StrictLoadHook', 'fit', 'load_backbone', 'load_model']
+__all__ = ['CheckpointError', 'fit', 'load_backbone', 'load_model']
 
 
 @dataclass(frozen=True)
@@ -86,25 +82,6 @@ def load_model(model: nn.Module, file: str) -> Checkpoint:
     result = fit_checkpoint(model, checkpoint, training=False)
     model.load_state_dict(result.state_dict)
     return checkpoint
-
-
-@HOOKS.register_module()
-class StrictLoadHook(Hook):
-    """Makes the runner's ``load_from`` and ``resume`` complete or refused.
-
-    Training may also start from a backbone file or from one made with ``--drop-head``; what the
-    file has not then stays as initialised, and the log says so.
-    """
-
-    priority = 'VERY_HIGH'  # before hooks that copy the state dict, as EMAHook does
-
-    def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        # mmengine says neither whether it resumes nor what it is about to run
-        resuming, training = runner._resume, isinstance(runner._train_loop, BaseLoop)
-        if resuming:
-            _check_resumable(checkpoint)
-        result = fit_checkpoint(runner.model, checkpoint, training and not resuming)
-        checkpoint['state_dict'] = result.state_dict
 
 
 def fit_checkpoint(model: nn.Module, checkpoint: dict, training: bool) -> Fit:
@@ -230,23 +207,7 @@ def _check_tables(model: nn.Module, state_dict: dict[str, Tensor], source: str) 
             )
 
 
-# --- resuming ------------------------------------------------------------------------------------
-
-
 def _own_meta(checkpoint: dict) -> dict:
     meta = checkpoint.get('meta')
     own = meta.get('rmt') if isinstance(meta, dict) else None
     return own if isinstance(own, dict) else {}
-
-
-def _check_resumable(checkpoint: dict) -> None:
-    source = getattr(checkpoint, 'source', 'the checkpoint')
-    meta = checkpoint.get('meta')
-    found = set(checkpoint) | set(meta if isinstance(meta, dict) else ())
-    wanted = ('optimizer', 'param_schedulers', 'message_hub', 'epoch', 'iter')
-    lacking = [name for name in wanted if name not in found]
-    if lacking:
-        raise CheckpointError(
-            f'{source}: holds no training state ({", ".join(lacking)}), so it cannot be resumed; '
-            'to start from its weights use load_from'
-        )

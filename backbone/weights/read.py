@@ -1,8 +1,6 @@
 """Bytes of a weights file -> dict, without running any code the file may carry.
 
 A ``.pth`` file is a pickle, and unpickling can call any function; see ``unpickle.py``.
-Importing this module puts the loader behind every path of mmengine that reads weights:
-``load_from``, ``resume``, ``init_cfg`` Pretrained, ``init_detector``, inferencers.
 """
 
 import hashlib
@@ -14,13 +12,9 @@ import struct
 import zipfile
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
-from urllib.error import URLError
-from urllib.parse import urlparse
 
 import torch
-from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 
 from .unpickle import disarm_config_text, load_pickle
 
@@ -203,36 +197,3 @@ def sha256_of_tensors(tensors: dict[str, torch.Tensor]) -> str:
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-# --- behind mmengine's paths ---------------------------------------------------------------------
-
-
-@CheckpointLoader.register_scheme(prefixes='', force=True)
-def load_from_local(filename: str, map_location: Any = None) -> Checkpoint:
-    return read_checkpoint(filename, map_location or 'cpu')
-
-
-@CheckpointLoader.register_scheme(prefixes=['http://', 'https://'], force=True)
-def load_from_http(filename: str, map_location: Any = None) -> Checkpoint:
-    """Download once into torch's cache, then read like a local file."""
-    folder = os.path.join(torch.hub.get_dir(), 'checkpoints')
-    path = os.path.join(folder, os.path.basename(urlparse(filename).path) or 'unnamed')
-    if is_main_process() and not os.path.exists(path):
-        os.makedirs(folder, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(filename, path, progress=os.isatty(2))
-        except (URLError, OSError) as error:
-            raise CheckpointError(f'{filename}: download failed ({error})') from error
-    barrier()
-    return read_checkpoint(path, map_location or 'cpu')
-
-
-# names that mmengine looks up in a store or a list of addresses, and reads unsafely
-_OTHER_SCHEMES = [r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'pavi://', 'modelzoo://', 'mmcls://']
-_OTHER_SCHEMES += ['torchvision://', 'open-mmlab://', 'openmmlab://']
-
-
-@CheckpointLoader.register_scheme(prefixes=_OTHER_SCHEMES, force=True)
-def load_from_elsewhere(filename: str, map_location: Any = None) -> Checkpoint:
-    raise CheckpointError(f'{filename}: not read safely; download the file and give its path')

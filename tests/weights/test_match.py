@@ -16,9 +16,9 @@ from released_files import (
 from torch import nn
 
 from backbone import RMT, VARIANTS
+from backbone.engine.loading import StrictLoadHook
 from backbone.weights.match import (
     CheckpointError,
-    StrictLoadHook,
     fit_checkpoint,
     load_backbone,
     load_model,

@@ -19,6 +19,7 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from safetensors.torch import save_file
 
+import backbone.engine  # noqa: F401  (the loaders of mmengine under test)
 from backbone.weights import read
 from backbone.weights.read import (
     TRUST_VARIABLE,

@@ -1,4 +1,4 @@
-"""backbone.runtime: the same config with an accelerator and without, and the rate it scales to."""
+"""backbone.engine: the same config with an accelerator and without, and the rate it scales to."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS
 from test_configs import CONFIGS
 from torch import nn
 
-from backbone import runtime
+from backbone.engine import PortableRunner, amp, hooks
 
 
 def wrapper(**changes: object) -> OptimWrapper:
@@ -30,9 +30,9 @@ def wrapper(**changes: object) -> OptimWrapper:
 
 
 def test_without_a_gpu_it_is_float32_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runtime, 'on_cpu', lambda: True)
+    monkeypatch.setattr(amp, 'on_cpu', lambda: True)
     messages = []
-    monkeypatch.setattr(runtime, 'print_log', lambda text, *_: messages.append(text))
+    monkeypatch.setattr(amp, 'print_log', lambda text, *_: messages.append(text))
     built = wrapper()
     assert type(built) is OptimWrapper
     assert built.clip_grad_kwargs == {'max_norm': 1.0}
@@ -43,7 +43,7 @@ def test_without_a_gpu_it_is_float32_and_says_so(monkeypatch: pytest.MonkeyPatch
 def test_with_a_gpu_it_is_what_the_config_says(
     scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, 'on_cpu', lambda: False)
+    monkeypatch.setattr(amp, 'on_cpu', lambda: False)
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
     built = wrapper(loss_scale=scale)
     assert type(built) is AmpOptimWrapper
@@ -62,11 +62,11 @@ def test_rate_is_scaled_with_the_batch_and_logged(
             paramwise_cfg=dict(custom_keys={'1.': dict(lr_mult=0.1)}),
         ),
     )
-    runner = runtime.PortableRunner.__new__(runtime.PortableRunner)
+    runner = PortableRunner.__new__(PortableRunner)
     runner._train_dataloader = dict(batch_size=2)
     runner._world_size = processes
     runner.param_schedulers = []
-    runner.logger = MMLogger.get_instance('test_runtime')
+    runner.logger = MMLogger.get_instance('test_runner')
     lines: list[str] = []
     monkeypatch.setattr(runner.logger, 'info', lines.append)
     runner.scale_lr(optim, dict(enable=True, base_batch_size=16))
@@ -79,7 +79,7 @@ def test_rate_is_scaled_with_the_batch_and_logged(
 
 def test_rate_stays_where_scaling_is_off() -> None:
     optim = build_optim_wrapper(nn.Linear(2, 2), dict(optimizer=dict(type='AdamW', lr=1e-4)))
-    runner = runtime.PortableRunner.__new__(runtime.PortableRunner)
+    runner = PortableRunner.__new__(PortableRunner)
     for setting in (None, dict(enable=False, base_batch_size=16)):
         runner.scale_lr(optim, setting)
     assert optim.get_lr()['lr'] == [1e-4]
@@ -96,12 +96,12 @@ def test_one_process_alone_writes_the_metrics(
         timestamp='now',
         test_dataloader=[0],
         log_processor=SimpleNamespace(get_log_after_epoch=lambda *_, **__: (tag, 'a line')),
-        logger=MMLogger.get_instance('test_runtime'),
+        logger=MMLogger.get_instance('test_runner'),
     )
     hook.before_run(runner)
-    monkeypatch.setattr(runtime, 'is_main_process', lambda: False)
+    monkeypatch.setattr(hooks, 'is_main_process', lambda: False)
     hook.after_test_epoch(runner)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(runtime, 'is_main_process', lambda: True)
+    monkeypatch.setattr(hooks, 'is_main_process', lambda: True)
     hook.after_test_epoch(runner)
     assert json.loads((tmp_path / 'now.json').read_text()) == tag

@@ -7,8 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from test_configs import CONFIGS
 
-from backbone.runner import RMTRunner, apply_keys
-from backbone.runtime import PortableRunner
+from backbone.engine import PortableRunner, RMTRunner, apply_keys
 
 
 def strings(node):

@@ -1,9 +1,4 @@
-"""Randomness that depends on where a training is, not on what ran before.
-
-A resumed run starts with fresh random states, so drop path, sampling of proposals and
-augmentation would go on differently. With the seed renewed at every iteration from (seed, rank,
-iteration) nothing needs to be stored, on any number of processes.
-"""
+"""Hooks of every run: a seed that depends on the iteration alone, metrics written once."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -11,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.dist import get_rank, is_main_process
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
@@ -20,6 +15,10 @@ from mmengine.runner import Runner
 @HOOKS.register_module()
 class SeedByIterationHook(Hook):
     """Seeds Python, numpy and torch before each batch is loaded in this process and computed.
+
+    A resumed run starts with fresh random states, so drop path, sampling of proposals and
+    augmentation would go on differently. With the seed renewed at every iteration from (seed, rank,
+    iteration) nothing needs to be stored, on any number of processes.
 
     A resumed run also gets back the order of the images when no seed is configured. Augmentation
     in dataloader workers has states of its own there and draws anew after resuming.
@@ -75,3 +74,16 @@ class _SeededIterator:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._iterator, name)
+
+
+@HOOKS.register_module()
+class MainProcessLoggerHook(LoggerHook):
+    """mmengine's logger hook, but one process alone writes the metrics of a test.
+
+    There every process writes the same file at the same time; the last bytes of a longer text then
+    stay behind a shorter one (their timings differ), which is no JSON.
+    """
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if is_main_process():
+            super().after_test_epoch(runner, metrics)

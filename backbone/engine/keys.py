@@ -1,4 +1,4 @@
-"""The runner of every config here: mmengine's, and two top-level keys that no config can do alone.
+"""Two top-level keys of every config here, which no config can do alone.
 
 A config is evaluated before ``--cfg-options`` are merged, so a changed ``data_root`` would reach
 none of the paths made from it. The runner applies the keys when it is built, which works alike
@@ -12,14 +12,9 @@ A tool that looks at the paths before a runner exists calls :func:`apply_keys` f
 harm.
 """
 
-import copy
 from pathlib import PurePosixPath
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import RUNNERS
-from torch import nn
-
-from .runtime import PortableRunner
 
 DEFAULT_ROOTS = ('data/coco', 'data/ade/ADEChallengeData2016')
 """Where the base configs look for the data, relative to the working directory."""
@@ -52,23 +47,3 @@ def _moved(node, root: str):
                 rest = PurePosixPath(node).relative_to(default)
                 return f'{root.rstrip("/") or "/"}/{"" if rest == PurePosixPath() else rest}'
     return node
-
-
-@RUNNERS.register_module()
-class RMTRunner(PortableRunner):
-    """The portable runner under the keys of this module's docstring."""
-
-    @classmethod
-    def from_cfg(cls, cfg: Config) -> 'RMTRunner':
-        """Build from ``cfg``, which itself stays as it is."""
-        return super().from_cfg(apply_keys(copy.deepcopy(cfg)))
-
-    def train(self) -> nn.Module:
-        """Say so where the backbone starts from noise, then train."""
-        pretrained = self.cfg.model.backbone.get('init_cfg')
-        if not (pretrained or self._load_from or self._resume):
-            self.logger.warning(
-                'The backbone starts from scratch (random weights). For ImageNet weights, as in '
-                'the published recipe, give --cfg-options pretrained=FILE.'
-            )
-        return super().train()

@@ -1,49 +1,17 @@
 """What mmengine lacks to run one config everywhere: on GPUs or without, in one process or more."""
 
+import copy
+
 import torch
-from mmengine.device import get_device
-from mmengine.dist import is_main_process
-from mmengine.hooks import LoggerHook
-from mmengine.logging import print_log
+from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from mmengine.registry import HOOKS, OPTIM_WRAPPERS
+from mmengine.optim import OptimWrapper
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-
-def on_cpu() -> bool:
-    """Whether mmengine will put the model on the CPU for want of an accelerator."""
-    return get_device() == 'cpu'
-
-
-@OPTIM_WRAPPERS.register_module(name='AmpWhereAvailable')
-def amp_where_available(
-    *, dtype: str | None = None, loss_scale: float | str | dict = 'dynamic', **kwargs
-) -> OptimWrapper:
-    """Mixed precision as configured where there is an accelerator, float32 (and a line) where not.
-
-    Takes what :class:`AmpOptimWrapper` takes. Without it a config with float16 stops on a CPU.
-    """
-    if not on_cpu():
-        # an int would be refused: `loss_scale=512` on a command line is one
-        scale = float(loss_scale) if isinstance(loss_scale, int) else loss_scale
-        return AmpOptimWrapper(dtype=dtype, loss_scale=scale, **kwargs)
-    print_log(f'No GPU: training in float32 instead of {dtype or "mixed precision"}.', 'current')
-    return OptimWrapper(**kwargs)
-
-
-@HOOKS.register_module()
-class MainProcessLoggerHook(LoggerHook):
-    """mmengine's logger hook, but one process alone writes the metrics of a test.
-
-    There every process writes the same file at the same time; the last bytes of a longer text then
-    stay behind a shorter one (their timings differ), which is no JSON.
-    """
-
-    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        if is_main_process():
-            super().after_test_epoch(runner, metrics)
+from .amp import on_cpu
+from .keys import apply_keys
 
 
 class PortableRunner(Runner):
@@ -89,3 +57,23 @@ class PortableRunner(Runner):
             f'Learning rate: {base:g} at {base_batch} images a step -> {base * ratio:g} at '
             f'{base_batch * ratio:g}.'
         )
+
+
+@RUNNERS.register_module()
+class RMTRunner(PortableRunner):
+    """The portable runner, and the keys of :mod:`backbone.engine.keys`."""
+
+    @classmethod
+    def from_cfg(cls, cfg: Config) -> 'RMTRunner':
+        """Build from ``cfg``, which itself stays as it is."""
+        return super().from_cfg(apply_keys(copy.deepcopy(cfg)))
+
+    def train(self) -> nn.Module:
+        """Say so where the backbone starts from noise, then train."""
+        pretrained = self.cfg.model.backbone.get('init_cfg')
+        if not (pretrained or self._load_from or self._resume):
+            self.logger.warning(
+                'The backbone starts from scratch (random weights). For ImageNet weights, as in '
+                'the published recipe, give --cfg-options pretrained=FILE.'
+            )
+        return super().train()

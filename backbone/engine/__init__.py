@@ -1,0 +1,20 @@
+"""What mmengine lacks to train and test RMT. The configs import it, ``import backbone`` never does.
+
+Importing it registers the runner, the hooks and the optimizer wrapper that the configs name, and
+puts the safe reader of weights behind mmengine's loaders.
+"""
+
+from . import loading as loading
+from .amp import amp_where_available
+from .hooks import MainProcessLoggerHook, SeedByIterationHook
+from .keys import apply_keys
+from .runner import PortableRunner, RMTRunner
+
+__all__ = [
+    'MainProcessLoggerHook',
+    'PortableRunner',
+    'RMTRunner',
+    'SeedByIterationHook',
+    'amp_where_available',
+    'apply_keys',
+]
