@@ -11,13 +11,13 @@ help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## make the environment (.venv); does nothing when it is there
-	@tools/setup.sh
+	@tools/support/setup.sh
 
 demo: setup  ## train and evaluate Mask R-CNN RMT-T on a built-in dataset, or on DATA=path/to/coco
-	$(PYTHON_IN) tools/demo.py detection $(if $(DATA),--data "$(DATA)")
+	$(PYTHON_IN) tools/quickstart.py detection $(if $(DATA),--data "$(DATA)")
 
 demo-seg: setup  ## the same for semantic segmentation
-	$(PYTHON_IN) tools/demo.py segmentation
+	$(PYTHON_IN) tools/quickstart.py segmentation
 
 test: setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes to pytest
 	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)

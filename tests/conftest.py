@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / 'tools'
 sys.path.insert(0, str(TOOLS))
 
-import cli  # noqa: E402  (configs are read in a quarter of the time from here on)
+from support import cli  # noqa: E402  (configs are read in a quarter of the time from here on)
 
 # `make test` runs one process a core, which then has to do with one thread
 torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else min(2, os.cpu_count() or 1))

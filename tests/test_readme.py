@@ -36,12 +36,13 @@ def test_every_option_of_a_command_is_one_of_its_tool(page: Path) -> None:
     tools = {
         p.name: p.read_text() for p in (ROOT / 'tools').iterdir() if p.suffix in ('.py', '.sh')
     }
+    shared = (ROOT / 'tools/support/cli.py').read_text()
     commands = re.findall(r'tools/(\w+\.py)((?:[^\n`]|\\\n)*)', page.read_text())
     unknown = [
         (name, option)
         for name, rest in commands
         for option in re.findall(r' (--[a-z][a-z-]*)', rest)
-        if option != '--help' and f"'{option}'" not in tools[name] + tools['cli.py']
+        if option != '--help' and f"'{option}'" not in tools[name] + shared
     ]
     assert unknown == []
 

@@ -24,10 +24,11 @@ import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-import benchmark_report
-import cli
 import torch
-from benchmark_case import RIVALS, ROOT, VARIANT_LETTERS, Case, timing
+from support import cli
+from support.benchmarking import report as benchmark_report
+from support.benchmarking.case import RIVALS, VARIANT_LETTERS, Case, timing
+from support.paths import TOOLS
 
 ATTENTION = ['naive', 'fused', 'kernel', 'auto']
 MODES = ['inference', 'training', 'training-cp']
@@ -173,8 +174,8 @@ def run(case: Case) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / 'case.json'
         file.write_text(json.dumps(asdict(case)))
-        command = [sys.executable, str(ROOT / 'tools' / 'benchmark_case.py'), str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, '-m', 'support.benchmarking.case', str(file)]
+        done = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return json.loads(done.stdout.splitlines()[-1])
     lines = done.stderr.strip().splitlines() or [f'exit status {done.returncode}']

@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import cli
+from support import cli
 
 
 def read_coco(path: str | os.PathLike) -> dict:

@@ -13,14 +13,15 @@ kind, variant and class count are recognised. OUT is written only if every tenso
 import argparse
 import os
 
-import cli
 import torch
 from mmengine import Config
 from mmengine.registry import MODELS, init_default_scope
+from support import cli
+from support.paths import ROOT
 from torch import Tensor, nn
 
 from backbone import RMT
-from backbone.variants import VARIANTS
+from backbone.rmt import VARIANTS
 from backbone.weights.layout import (
     BACKBONE_KINDS,
     CLASSIFIER,
@@ -214,7 +215,7 @@ def check(state_dict: dict[str, Tensor], description: Description, args: argpars
         config = args.config
     elif description.arch and description.kind in CONFIGS:
         letter = VARIANTS[description.arch].letter.lower()
-        found = sorted(cli.ROOT.glob(CONFIGS[description.kind].format(letter)))
+        found = sorted(ROOT.glob(CONFIGS[description.kind].format(letter)))
         if not found:
             raise CheckpointError(f'{args.input}: there is no config of this kind and variant here')
         config = str(found[0])

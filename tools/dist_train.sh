@@ -6,4 +6,4 @@ python=${PYTHON:-python}
 if [ -z "${PYTHON:-}${VIRTUAL_ENV:-}" ] && [ -x "$here/../.venv/bin/python" ]; then
     python=$here/../.venv/bin/python
 fi
-exec "$python" "$here/launch.py" "$here/train.py" "$@"
+exec "$python" "$here/support/launch.py" "$here/train.py" "$@"

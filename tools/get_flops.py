@@ -18,10 +18,10 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-import cli
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
+from support import cli
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -25,15 +25,15 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import cli
 import torch
-from benchmark_case import machine
 from mmengine.config import Config, DictAction
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from profile_data import use_image
+from support import cli
+from support.benchmarking.case import machine
+from support.one_image import use_image
 from torch import nn
 
 from backbone.weights.match import load_model

@@ -13,13 +13,14 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import cli
-from metafile import metafile, model_index
-from paper import ROOT, Row, read_paper
-from report_html import html_page
-from report_markdown import markdown_page, with_variants
-from report_reproduction import with_rows
-from results import RESULTS, update_results
+from support import cli
+from support.paths import ROOT
+from support.reporting.html import html_page
+from support.reporting.markdown import markdown_page, with_variants
+from support.reporting.metafile import metafile, model_index
+from support.reporting.paper import Row, read_paper
+from support.reporting.reproduction import with_rows
+from support.reporting.results import RESULTS, update_results
 
 FOLDERS = ('det_configs', 'seg_configs')
 

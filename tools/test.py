@@ -4,14 +4,13 @@
 import argparse
 import os
 
-import cli
-import preflight
 from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import get
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, METRICS
 from mmengine.runner import Runner
+from support import checks, cli
 
 
 @METRICS.register_module()
@@ -83,11 +82,11 @@ def main() -> None:
     cfg = cli.load_config(args)
     cfg.load_from = cli.existing_file(args.checkpoint, 'checkpoint')
     write_outputs(cfg, args.out, args.show_dir)
-    preflight.check_data(cfg, ('test',))
+    checks.check_data(cfg, ('test',))
 
     runner = cli.build_runner(cfg)
-    preflight.build_loops(runner, ('test',))
-    with preflight.naming_label_maps(cfg, ('test',)):
+    checks.build_loops(runner, ('test',))
+    with checks.naming_label_maps(cfg, ('test',)):
         runner.test()
 
 

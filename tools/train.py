@@ -3,8 +3,7 @@
 
 import argparse
 
-import cli
-import preflight
+from support import checks, cli
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,11 +32,11 @@ def main() -> None:
     for key in ('load_from', 'pretrained'):
         if cfg.get(key):
             cli.existing_file(cfg[key], 'checkpoint')
-    preflight.check_data(cfg, ('train', 'val'))
+    checks.check_data(cfg, ('train', 'val'))
 
     runner = cli.build_runner(cfg)
-    preflight.build_loops(runner, ('train', 'val'))
-    with preflight.naming_label_maps(cfg, ('train', 'val')):
+    checks.build_loops(runner, ('train', 'val'))
+    with checks.naming_label_maps(cfg, ('train', 'val')):
         runner.train()
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from config_files import CONFIGS
 from conftest import DET_CONFIG, ROOT, SEG_CONFIG
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from test_configs import CONFIGS
 
 from backbone.engine import PortableRunner, RMTRunner, apply_keys
 

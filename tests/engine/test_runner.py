@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from config_files import CONFIGS
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import HOOKS
-from test_configs import CONFIGS
 from torch import nn
 
 from backbone.engine import PortableRunner, amp, hooks

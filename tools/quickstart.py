@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Train, evaluate and show RMT-T on a small problem, from nothing, on any machine.
 
-`make demo` is `demo.py detection`: Mask R-CNN on the built-in shapes, or on `--data DIR` in COCO's
-layout. `make demo-seg` is `demo.py segmentation`: Semantic FPN on the same scenes.
+`make demo` is `quickstart.py detection`: Mask R-CNN on the built-in shapes, or on `--data DIR` in
+COCO's layout. `make demo-seg` is `quickstart.py segmentation`: Semantic FPN on the same scenes.
 """
 
 import argparse
@@ -14,14 +14,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import cli
-import demo_pictures
-import preflight
 import shapes_dataset
 import torch
 from coco_subset import read_coco, subset, write_coco
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
+from support import checks, cli, quickstart_pictures
+from support.paths import ROOT
 
 MOST_VAL_IMAGES = 100  # of a directory given by --data: an image takes a third of a second
 # columns of the summary, and how CocoMetric's names end
@@ -64,7 +63,7 @@ def say(text: str) -> None:
 def load_config(task: Task, data: Path, work_dir: Path, options: dict) -> Config:
     """The task's config on the dataset at `data`."""
     args = argparse.Namespace(
-        config=str(cli.ROOT / task.config),
+        config=str(ROOT / task.config),
         cfg_options={**options, 'data_root': str(data)},
         work_dir=str(work_dir),
         launcher='none',
@@ -141,8 +140,8 @@ def run(
     `options` changes the config, `counts` the number of built-in scenes of each split.
     """
     start = time.perf_counter()
-    out = Path(work_dir or cli.ROOT / task.work_dir)
-    root = Path(data or cli.ROOT / task.shapes)
+    out = Path(work_dir or ROOT / task.work_dir)
+    root = Path(data or ROOT / task.shapes)
     say(f'1/4 data: {root}')
     if data is None:
         made = shapes_dataset.make_dataset(root, task.ade, counts)
@@ -150,7 +149,7 @@ def run(
     cfg = load_config(task, root, out, options or {})
     if not task.ade:
         fit_to_coco(cfg, root, out)
-    preflight.check_data(cfg, ('train', 'val'))
+    checks.check_data(cfg, ('train', 'val'))
 
     cores = len(os.sched_getaffinity(0))
     say(
@@ -159,7 +158,7 @@ def run(
         'evaluating on images it never sees; "eta" is the time left'
     )
     runner = cli.build_runner(cfg)
-    preflight.build_loops(runner, ('train', 'val'))
+    checks.build_loops(runner, ('train', 'val'))
     trained = time.perf_counter()
     runner.train()
     trained = time.perf_counter() - trained
@@ -167,8 +166,8 @@ def run(
     found = evaluations(scalars, runner.iter)
 
     say('3/4 pictures')
-    demo_pictures.draw_curves(scalars, found, out / 'curves.png')
-    demo_pictures.draw_predictions(runner, out / 'predictions.png')
+    quickstart_pictures.draw_curves(scalars, found, out / 'curves.png')
+    quickstart_pictures.draw_predictions(runner, out / 'predictions.png')
 
     results = dict(
         task=task.title,

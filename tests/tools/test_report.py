@@ -3,13 +3,13 @@
 import json
 
 import pytest
-import results
 import yaml
-from cli import UserError
 from conftest import ROOT, load_tool
 from mmengine.config import Config
-from paper import read_paper
-from results import Run, better, config_hash, find_runs, status
+from support.cli import UserError
+from support.reporting import results
+from support.reporting.paper import read_paper
+from support.reporting.results import Run, better, config_hash, find_runs, status
 
 report = load_tool('report')
 ROWS, PEERS = read_paper()

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from config_files import CONFIGS
 from conftest import ROOT
 from mmcv.transforms import Compose
 from mmengine.config import Config
@@ -15,12 +16,11 @@ from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from test_configs import CONFIGS
 from tiny_data import write_ade, write_coco
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbone.engine import RMTRunner, amp, apply_keys
-from backbone.variants import VARIANTS
+from backbone.rmt import VARIANTS
 
 FAMILIES = {
     'mask_rcnn_1x': 'det_configs/mask_rcnn_rmt_t_fpn_1x_coco.py',

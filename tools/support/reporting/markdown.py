@@ -4,11 +4,10 @@ import re
 from itertools import groupby
 from typing import Any
 
-import cli
-from paper import Row
-from results import TOLERANCE, status
-
-from backbone.variants import VARIANTS
+from backbone.rmt import VARIANTS
+from support import cli
+from support.reporting.paper import Row
+from support.reporting.results import TOLERANCE, status
 
 SHORT = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'mIoU': 'mIoU'}
 """Metrics that a README shows, by the heading of their columns."""

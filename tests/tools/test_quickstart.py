@@ -6,14 +6,14 @@ from pathlib import Path
 
 import coco_subset
 import cv2
-import demo
 import numpy as np
 import pytest
+import quickstart
 import shapes_dataset
-from cli import UserError
 from mmengine.config import Config
+from support.cli import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 COUNTS = dict(train=4, val=3)
 QUICK = {
@@ -56,7 +56,7 @@ def test_detection_runs_on_a_coco_directory_with_other_classes(coco, tmp_path):
     out = tmp_path / 'out'
     # untrained, it finds nothing above the usual threshold
     options = {**QUICK, 'model.test_cfg.rcnn.score_thr': 0.0}
-    results = demo.run(demo.TASKS['detection'], data, out, options)
+    results = quickstart.run(quickstart.TASKS['detection'], data, out, options)
     check_outputs(out, results)
     assert [line['step'] for line in results['evaluations']] == [1, 2]
     assert 'time' in results['metrics'], 'not the zero of an empty evaluation'
@@ -68,11 +68,11 @@ def test_detection_runs_on_a_coco_directory_with_other_classes(coco, tmp_path):
 
 
 def test_segmentation_makes_its_data_and_reports_miou(tmp_path, monkeypatch):
-    task = demo.TASKS['segmentation']
-    monkeypatch.setattr(demo.cli, 'ROOT', tmp_path)
+    task = quickstart.TASKS['segmentation']
+    monkeypatch.setattr(quickstart, 'ROOT', tmp_path)
     for folder in ('seg_configs', 'backbone'):
         (tmp_path / folder).symlink_to(ROOT / folder)
-    results = demo.run(task, options=QUICK, counts=COUNTS)
+    results = quickstart.run(task, options=QUICK, counts=COUNTS)
     check_outputs(tmp_path / task.work_dir, results)
     assert [line['step'] for line in results['evaluations']] == [1, 2]
     assert 0 <= results['metrics']['mIoU'] <= 100
@@ -80,9 +80,9 @@ def test_segmentation_makes_its_data_and_reports_miou(tmp_path, monkeypatch):
 
 
 def test_a_long_val_split_is_cut(coco, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, 'MOST_VAL_IMAGES', 2)
-    cfg = demo.load_config(demo.TASKS['detection'], coco, tmp_path, {})
-    demo.fit_to_coco(cfg, coco, tmp_path)
+    monkeypatch.setattr(quickstart, 'MOST_VAL_IMAGES', 2)
+    cfg = quickstart.load_config(quickstart.TASKS['detection'], coco, tmp_path, {})
+    quickstart.fit_to_coco(cfg, coco, tmp_path)
     assert cfg.val_dataloader.dataset.ann_file == cfg.val_evaluator.ann_file
     assert len(json.loads(Path(cfg.val_evaluator.ann_file).read_text())['images']) == 2
 
@@ -93,14 +93,14 @@ def test_a_missing_part_is_named(coco, tmp_path, missing):
     shutil.copytree(coco, data)
     shutil.move(data / missing, tmp_path / 'away')
     with pytest.raises(UserError, match=f'{missing}: not found; --data'):
-        demo.run(demo.TASKS['detection'], data, tmp_path / 'out')
+        quickstart.run(quickstart.TASKS['detection'], data, tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 
 def test_no_detection_counts_as_zero():
-    found = demo.evaluations([dict(step=1, loss=1.0)], last=5)
+    found = quickstart.evaluations([dict(step=1, loss=1.0)], last=5)
     assert found[-1]['step'] == 5
-    assert 'nan' not in demo.summary(found[-1])
+    assert 'nan' not in quickstart.summary(found[-1])
 
 
 @pytest.mark.parametrize(

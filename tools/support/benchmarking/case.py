@@ -1,7 +1,7 @@
 """One measurement of the benchmark, in a process of its own: a peak of memory is a process's.
 
-``python tools/benchmark_case.py CASE.json`` reads a :class:`Case` and writes its result, a JSON
-object, as the last line of stdout.
+``python -m support.benchmarking.case CASE.json``, in tools/, reads a :class:`Case` and writes its
+result, a JSON object, as the last line of stdout.
 """
 
 import json
@@ -17,9 +17,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 VARIANT_LETTERS = {'rmt-t': 'tiny', 'rmt-s': 'small', 'rmt-b': 'base', 'rmt-l': 'large'}
 RIVALS = {

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import preflight
 import pytest
-from cli import UserError
 from conftest import DET_CONFIG, ROOT, SEG_CONFIG
 from mmengine.config import Config, DictAction
+from support import checks
+from support.cli import UserError
 
 from backbone.engine import apply_keys
 
@@ -46,7 +46,7 @@ def refused(coco: Path, tiny_det: list[str]) -> Callable[..., str]:
     def check(*options: str, splits: tuple[str, ...] = ('train', 'val')) -> str:
         cfg = config(DET_CONFIG, [*tiny_det, f'data_root={coco}', *options])
         with pytest.raises(UserError) as refusal:
-            preflight.check_data(cfg, splits)
+            checks.check_data(cfg, splits)
         line = str(refusal.value)
         assert '\n' not in line
         return line
@@ -61,16 +61,16 @@ def edit(path: Path, change: Callable[[dict], object]) -> None:
 
 
 def test_good_data_passes(tiny_det: list[str], tiny_seg: list[str]) -> None:
-    preflight.check_data(config(DET_CONFIG, tiny_det), ('train', 'val', 'test'))
-    preflight.check_data(config(SEG_CONFIG, tiny_seg), ('train', 'val', 'test'))
+    checks.check_data(config(DET_CONFIG, tiny_det), ('train', 'val', 'test'))
+    checks.check_data(config(SEG_CONFIG, tiny_seg), ('train', 'val', 'test'))
 
 
 def test_real_coco_passes(coco_root: Path) -> None:
-    preflight.check_data(config(DET_CONFIG, [f'data_root={coco_root}']), ('train', 'val', 'test'))
+    checks.check_data(config(DET_CONFIG, [f'data_root={coco_root}']), ('train', 'val', 'test'))
 
 
 def test_real_ade_passes(ade_root: Path) -> None:
-    preflight.check_data(config(SEG_CONFIG, [f'data_root={ade_root}']), ('train', 'val', 'test'))
+    checks.check_data(config(SEG_CONFIG, [f'data_root={ade_root}']), ('train', 'val', 'test'))
 
 
 def test_missing_data_set_names_the_key_to_change(refused: Callable[..., str]) -> None:
@@ -112,12 +112,12 @@ def test_annotations_that_are_no_coco_json(
 @pytest.fixture
 def _too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """No annotation file is small enough to be read twice."""
-    monkeypatch.setattr(preflight, 'READ_UP_TO', 0)
+    monkeypatch.setattr(checks, 'READ_UP_TO', 0)
 
 
 @pytest.mark.usefixtures('_too_large')
 def test_large_annotations_that_are_good_pass(tiny_det: list[str]) -> None:
-    preflight.check_data(config(DET_CONFIG, tiny_det), ('train', 'val', 'test'))
+    checks.check_data(config(DET_CONFIG, tiny_det), ('train', 'val', 'test'))
 
 
 @pytest.mark.usefixtures('_too_large')
@@ -161,10 +161,10 @@ def test_large_annotations_name_images_that_are_absent(
 ) -> None:
     (coco / 'train2017/000000000002.jpg').unlink()
     assert '000000000002.jpg: listed, but there is no such file' in refused()
-    monkeypatch.setattr(preflight, 'SKIM_ROWS', 1)  # looks no further than the first
+    monkeypatch.setattr(checks, 'SKIM_ROWS', 1)  # looks no further than the first
     cfg = copy.deepcopy(read(DET_CONFIG))
     cfg.merge_from_dict({'data_root': str(coco)})
-    preflight.check_data(apply_keys(cfg), ('train',))
+    checks.check_data(apply_keys(cfg), ('train',))
 
 
 @pytest.mark.parametrize('field', ['bbox', 'area', 'category_id', 'segmentation'])
@@ -200,7 +200,7 @@ def test_two_classes_everywhere_pass(coco: Path, tiny_det: list[str]) -> None:
         for split in ('train', 'val', 'test')
     ]
     cfg = config(DET_CONFIG, [*tiny_det, f'data_root={coco}', *heads, *splits])
-    preflight.check_data(cfg, ('train', 'val', 'test'))
+    checks.check_data(cfg, ('train', 'val', 'test'))
 
 
 def test_image_that_is_listed_but_absent(refused: Callable[..., str], coco: Path) -> None:
@@ -230,20 +230,20 @@ def test_missing_label_map(tiny_ade: Path, tiny_seg: list[str], tmp_path: Path) 
     lost = sorted((ade / 'annotations/training').iterdir())[1]
     lost.unlink()
     with pytest.raises(UserError, match=f'{lost}: listed, but there is no such file'):
-        preflight.check_data(config(SEG_CONFIG, [*tiny_seg, f'data_root={ade}']), ('train',))
+        checks.check_data(config(SEG_CONFIG, [*tiny_seg, f'data_root={ade}']), ('train',))
 
 
 def test_segmentation_folder_without_images(tiny_seg: list[str], tmp_path: Path) -> None:
     for kind in ('images', 'annotations'):
         (tmp_path / kind / 'training').mkdir(parents=True)
     with pytest.raises(UserError, match=r'no image \*\.jpg in it'):
-        preflight.check_data(config(SEG_CONFIG, [*tiny_seg, f'data_root={tmp_path}']), ('train',))
+        checks.check_data(config(SEG_CONFIG, [*tiny_seg, f'data_root={tmp_path}']), ('train',))
 
 
 def test_segmentation_heads_with_another_number_of_classes(tiny_seg: list[str]) -> None:
     cfg = config(SEG_CONFIG, [*tiny_seg, 'model.decode_head.num_classes=19'])
     with pytest.raises(UserError, match=r'decode_head.num_classes=19, but .* 150 classes'):
-        preflight.check_data(cfg, ('train',))
+        checks.check_data(cfg, ('train',))
 
 
 def test_no_annotations_end_training_before_it_starts(

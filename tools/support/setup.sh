@@ -8,7 +8,7 @@
 #   VENV=.venv            where the environment goes
 #   MAX_JOBS=N            compilers at once (default: one a core)
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 VENV=${VENV:-.venv}
 TORCH=${TORCH:-torch==2.13.0}
@@ -21,7 +21,7 @@ say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 2; }
 
 [ -f "$REQUIREMENTS" ] || fail "REQUIREMENTS=$REQUIREMENTS: no such file"
-wanted=$(cat "$REQUIREMENTS" requirements-build.txt pyproject.toml tools/setup.sh \
+wanted=$(cat "$REQUIREMENTS" requirements-build.txt pyproject.toml tools/support/setup.sh \
     <(printf '%s\n' "$TORCH" "$PWD" "${PYTHON:-}") | sha256sum | cut -d' ' -f1)
 if [ -x "$VENV/bin/python" ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$wanted" ]; then
     exit 0
@@ -92,7 +92,7 @@ else
         PYTHONUNBUFFERED=1 MAX_JOBS=$JOBS PATH="$PWD/$VENV/bin:$PATH" \
             CFLAGS="${CFLAGS:-} -g0" CXXFLAGS="${CXXFLAGS:-} -g0" \
             "$python" -m pip install -v --no-deps --no-build-isolation "$mmcv" 2>&1
-    } | tee -a "$LOG" | bash tools/build_progress.sh ||
+    } | tee -a "$LOG" | bash tools/support/build_progress.sh ||
         explain "pip install $mmcv"
 fi
 

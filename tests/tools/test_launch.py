@@ -1,12 +1,12 @@
-"""tools/launch.py: what torchrun is asked for, from GPUS and the usual variables."""
+"""tools/support/launch.py: what torchrun is asked for, from GPUS and the usual variables."""
 
 import os
 from pathlib import Path
 
-import launch
 import pytest
 import torch
 from conftest import ROOT, run_command
+from support import launch
 
 
 @pytest.fixture(autouse=True)

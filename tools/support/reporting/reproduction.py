@@ -4,9 +4,9 @@ import re
 from itertools import groupby
 from typing import Any
 
-import cli
-from paper import Row
-from report_markdown import SHORT, number, text_table
+from support import cli
+from support.reporting.markdown import SHORT, number, text_table
+from support.reporting.paper import Row
 
 GPUS = 8
 

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from cli import UserError, one_line
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
+
+from support.cli import UserError, one_line
 
 READ_UP_TO = 64 * 2**20
 """Bytes of an annotation file that is read twice for its own check: COCO's val, not its train."""

@@ -4,8 +4,9 @@ from itertools import groupby
 from typing import Any
 
 import yaml
-from paper import Row
-from results import status
+
+from support.reporting.paper import Row
+from support.reporting.results import status
 
 HEAD = '# Written by tools/report.py from docs/paper.yml and docs/results.json: change those.\n'
 TASKS = {'bbox': ('Object Detection', 'box AP'), 'segm': ('Instance Segmentation', 'mask AP')}

@@ -7,9 +7,10 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from paper import Row
-from report_markdown import number, ours, run_note
-from results import status
+
+from support.reporting.markdown import number, ours, run_note
+from support.reporting.paper import Row
+from support.reporting.results import status
 
 PLOTS = {'mask_rcnn_1x': 'box AP', 'upernet_160k': 'mIoU'}
 """Tables that have peers, and what the first metric is called."""

@@ -12,9 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import cli
 from mmengine.config import Config
-from paper import ROOT, Row
+
+from support import cli
+from support.paths import ROOT
+from support.reporting.paper import Row
 
 RESULTS = ROOT / 'docs' / 'results.json'
 WHOLE = {'COCO': 5000, 'ADE20K': 2000}

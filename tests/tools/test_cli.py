@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import cli
 import pytest
 from conftest import DET_CONFIG, ROOT, run_command
+from support import cli
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import paper
+from support.reporting import paper
 
 PEERS = {'swin-t': ('Swin', 's'), 'swin-s': ('Swin', 'b'), 'pvtv2-b1': ('PVTv2-B1', 't')}
 """The benchmark's names of models that docs/paper.yml has among the peers."""

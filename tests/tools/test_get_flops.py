@@ -9,7 +9,7 @@ from conftest import ROOT, SEG_CONFIG
 from get_flops import count, measure
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from paper import read_paper
+from support.reporting.paper import read_paper
 from torch import nn
 
 ROWS, _ = read_paper()

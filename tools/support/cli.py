@@ -20,12 +20,9 @@ from mmengine.config import utils as config_utils
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:  # so that the tools work in an environment without this package too
-    sys.path.append(str(ROOT))
-
-from backbone.engine import PortableRunner, apply_keys  # noqa: E402
-from backbone.weights.match import CheckpointError  # noqa: E402
+from backbone.engine import PortableRunner, apply_keys
+from backbone.weights.match import CheckpointError
+from support.paths import ROOT
 
 # for each `mmdet::` base mmengine reads all of mmdet's 100 metafiles again: a second a config
 config_utils.load = functools.cache(config_utils.load)

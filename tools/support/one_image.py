@@ -4,11 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
-import cli
 import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS
+
+from support import cli
 
 LONGER_SIDE = 640
 """Pixels of the painted image."""

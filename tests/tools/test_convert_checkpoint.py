@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cli
 import convert_checkpoint
 import golden
 import numpy as np
@@ -23,13 +22,14 @@ from released_files import (
     uninitialised,
     with_tables,
 )
+from support import cli
 
 from backbone import RMT, VARIANTS
 from backbone.weights.layout import CLASS_LAYER
 from backbone.weights.match import CheckpointError, fit_checkpoint, load_backbone, load_model
 from backbone.weights.read import read_checkpoint
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(
     path.relative_to(ROOT).as_posix()
     for folder in ('det_configs', 'seg_configs')

@@ -5,8 +5,7 @@ from dataclasses import asdict
 
 import pytest
 from conftest import load_tool
-
-report = load_tool('benchmark_report')
+from support.benchmarking import report
 
 
 @pytest.fixture

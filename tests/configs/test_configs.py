@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from config_files import CONFIGS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from backbone.engine import apply_keys
-from backbone.variants import VARIANTS
-
-CONFIGS = sorted(p for f in ('det_configs', 'seg_configs') for p in (ROOT / f).glob('*.py'))
+from backbone.rmt import VARIANTS
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""tools/setup.sh with a stand-in for Python, and its progress line on a recorded build."""
+"""tools/support/setup.sh with a stand-in for Python, and its progress line on a recorded build."""
 
 import os
 import shutil
@@ -30,8 +30,8 @@ esac
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """The files of the set-up, in a place of their own, and a stand-in for Python."""
-    (tmp_path / 'tools').mkdir()
-    for name in ('tools/setup.sh', 'tools/build_progress.sh', 'pyproject.toml'):
+    (tmp_path / 'tools/support').mkdir(parents=True)
+    for name in ('tools/support/setup.sh', 'tools/support/build_progress.sh', 'pyproject.toml'):
         shutil.copy(ROOT / name, tmp_path / name)
     for path in ROOT.glob('requirements*.txt'):
         shutil.copy(path, tmp_path)
@@ -46,7 +46,7 @@ def setup(project: Path) -> Callable[..., subprocess.CompletedProcess]:
     def run(**env: str) -> subprocess.CompletedProcess:
         defaults = {'PYTHON': str(project / 'fake-python'), 'CALLS': str(project / 'calls')}
         return subprocess.run(
-            [project / 'tools/setup.sh'],
+            [project / 'tools/support/setup.sh'],
             env={'PATH': os.environ['PATH'], 'CXX': 'sh', 'FAIL': '', **defaults, **env},
             capture_output=True,
             text=True,
@@ -155,7 +155,7 @@ def test_estimate_is_the_mean_of_the_steps_so_far() -> None:
         f'  [{i}/120] c++ -MMD -MF build/{i}.o\n  note: [{i}] of something\n' for i in range(1, 31)
     )
     done = subprocess.run(
-        ['bash', ROOT / 'tools/build_progress.sh'],
+        ['bash', ROOT / 'tools/support/build_progress.sh'],
         input=log,
         env={**os.environ, 'ELAPSED': '120'},
         capture_output=True,

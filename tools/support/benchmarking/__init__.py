@@ -1,0 +1,1 @@
+"""Behind tools/benchmark.py: one measurement, and the report of many."""
