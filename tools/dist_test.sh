@@ -1,9 +1,5 @@
 #!/usr/bin/env bash
-# tools/dist_test.sh CONFIG CHECKPOINT [GPUS] [options of tools/test.py]
+# usage: tools/dist_test.sh CONFIG CHECKPOINT [GPUS] [options of tools/test.py]
 # All visible GPUs by default. Several machines: NNODES, NODE_RANK, MASTER_ADDR, PORT on each.
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python=${PYTHON:-python}
-if [ -z "${PYTHON:-}${VIRTUAL_ENV:-}" ] && [ -x "$here/../.venv/bin/python" ]; then
-    python=$here/../.venv/bin/python
-fi
-exec "$python" "$here/support/launch.py" "$here/test.py" "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/support/python.sh"
+exec "$python" "$tools/support/launch.py" "$tools/test.py" "$@"

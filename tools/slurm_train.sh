@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of tools/train.py]
+# usage: tools/slurm_train.sh PARTITION JOB_NAME CONFIG [options of tools/train.py]
 # GPUS (8), GPUS_PER_NODE (8 at most), CPUS_PER_TASK (5) and SRUN_ARGS come from the environment.
 set -eu
+source "$(dirname "${BASH_SOURCE[0]}")/support/python.sh"
 if [ $# -lt 3 ]; then
     echo "usage: slurm_train.sh PARTITION JOB_NAME CONFIG [options]" >&2
     exit 2
@@ -10,12 +11,7 @@ partition=$1 job=$2 config=$3
 shift 3
 gpus=${GPUS:-8}
 per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-python=${PYTHON:-python}
-if [ -z "${PYTHON:-}${VIRTUAL_ENV:-}" ] && [ -x "$here/../.venv/bin/python" ]; then
-    python=$here/../.venv/bin/python
-fi
 # shellcheck disable=SC2086  # SRUN_ARGS holds several arguments
 exec srun --partition="$partition" --job-name="$job" --gres="gpu:$per_node" --ntasks="$gpus" \
     --ntasks-per-node="$per_node" --cpus-per-task="${CPUS_PER_TASK:-5}" --kill-on-bad-exit=1 \
-    ${SRUN_ARGS:-} "$python" -u "$here/train.py" "$config" --launcher=slurm "$@"
+    ${SRUN_ARGS:-} "$python" -u "$tools/train.py" "$config" --launcher=slurm "$@"
