@@ -1,6 +1,5 @@
 """RMT for detection and segmentation. Importing this package registers ``RMT`` with mmengine."""
 
-from .rmt import RMT
-from .variants import VARIANTS, Variant
+from .rmt import RMT, VARIANTS, Variant
 
 __all__ = ['RMT', 'VARIANTS', 'Variant']

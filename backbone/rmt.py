@@ -1,4 +1,7 @@
-"""RMT: image -> stem -> four stages -> one norm an output -> NCHW features for FPN or UperNet.
+"""RMT: the table of its sizes, then image -> stem -> four stages -> one norm an output -> NCHW.
+
+What tells T, S, B and L apart stands in :data:`VARIANTS` and only there. A stage is one of the four
+resolutions; a tuple has one entry a stage.
 
 The way of an image: (B, 3, H, W) -> stem (B, H/4, W/4, C1) -> stage i (B, H/2^(i+2), W/2^(i+2), Ci)
 -> [norm -> feature i (B, Ci, H/2^(i+2), W/2^(i+2))] -> downsample -> stage i + 1. Sizes round up.
@@ -6,15 +9,146 @@ The way of an image: (B, 3, H, W) -> stem (B, H/4, W/4, C1) -> stage i (B, H/2^(
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .layers import Block, Downsample, PatchEmbed, Stage, StagePositions
-from .variants import NUM_STAGES, get_variant
-from .weights.match import load_backbone
+from .attention import ManhattanAttention
+from .kernels.layers import accelerate
+from .layers import Block, Downsample, PatchEmbed, Stage
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The size of one RMT (the paper's table of architectures).
+
+    Attributes:
+        channels: width of each stage.
+        depths: number of blocks in each stage.
+        heads: attention heads of each stage; must divide its channels into even parts.
+        decay_span: the span r of the heads' decay rates, ``log(1 - 2**(-2 - r * m / heads))``.
+        ffn_ratio: hidden width of the feed-forward network over the stage's width.
+        axial: True where attention is decomposed along rows and columns, False where it is whole.
+        layer_scale: initial value of the residual scales, None where the stage has none.
+        drop_path: stochastic depth rate of the last block as used downstream (the first has 0).
+        letter: the paper's name ("T"); empty for a custom size.
+        released_name: the name in the released code and its file names.
+    """
+
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]
+    heads: tuple[int, ...]
+    decay_span: tuple[float, ...]
+    ffn_ratio: tuple[float, ...]
+    axial: tuple[bool, ...]
+    layer_scale: tuple[float | None, ...] = (None, None, None, None)
+    drop_path: float = 0.1
+    letter: str = ''
+    released_name: str = ''
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):  # configs write lists
+                object.__setattr__(self, field.name, tuple(value))
+        per_stage = (
+            'channels',
+            'depths',
+            'heads',
+            'decay_span',
+            'ffn_ratio',
+            'axial',
+            'layer_scale',
+        )
+        for name in per_stage:
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or len(value) != NUM_STAGES:
+                raise ValueError(f'arch: {name} needs {NUM_STAGES} entries, one a stage: {value!r}')
+        for channels, heads in zip(self.channels, self.heads, strict=True):
+            if channels % (2 * heads):
+                raise ValueError(
+                    f'arch: {channels} channels over {heads} heads: a head needs an even width, '
+                    'its channels are turned in pairs'
+                )
+
+
+NUM_STAGES = 4
+
+VARIANTS: dict[str, Variant] = {
+    'tiny': Variant(
+        channels=(64, 128, 256, 512),
+        depths=(2, 2, 8, 2),
+        heads=(4, 4, 8, 16),
+        decay_span=(4, 4, 6, 6),
+        ffn_ratio=(3, 3, 3, 3),
+        axial=(True, True, False, False),
+        drop_path=0.1,
+        letter='T',
+        released_name='RMT_T3',
+    ),
+    'small': Variant(
+        channels=(64, 128, 256, 512),
+        depths=(3, 4, 18, 4),
+        heads=(4, 4, 8, 16),
+        decay_span=(4, 4, 6, 6),
+        ffn_ratio=(4, 4, 3, 3),
+        axial=(True, True, True, False),
+        drop_path=0.15,
+        letter='S',
+        released_name='RMT_S',
+    ),
+    'base': Variant(
+        channels=(80, 160, 320, 512),
+        depths=(4, 8, 25, 8),
+        heads=(5, 5, 10, 16),
+        decay_span=(5, 5, 6, 6),
+        ffn_ratio=(4, 4, 3, 3),
+        axial=(True, True, True, False),
+        layer_scale=(None, None, 1e-6, 1e-6),
+        drop_path=0.4,
+        letter='B',
+        released_name='RMT_M2',
+    ),
+    'large': Variant(
+        channels=(112, 224, 448, 640),
+        depths=(4, 8, 25, 8),
+        heads=(7, 7, 14, 20),
+        decay_span=(6, 6, 6, 6),
+        ffn_ratio=(4, 4, 3, 3),
+        axial=(True, True, True, False),
+        layer_scale=(None, None, 1e-6, 1e-6),
+        drop_path=0.5,
+        letter='L',
+        released_name='RMT_L6',
+    ),
+}
+
+
+def get_variant(arch: str | dict) -> Variant:
+    """Look up a variant by name, or make one from a dict of :class:`Variant`'s fields.
+
+    Raises:
+        ValueError: unknown name, missing or unknown field, or sizes that do not fit together.
+    """
+    if isinstance(arch, str):
+        if arch not in VARIANTS:
+            raise ValueError(
+                f'arch {arch!r} is unknown; choose from {", ".join(VARIANTS)}, or give a dict'
+            )
+        return VARIANTS[arch]
+    known = {field.name for field in fields(Variant)}
+    unknown = sorted(set(arch) - known)
+    if unknown:
+        raise ValueError(
+            f'arch: unknown {", ".join(unknown)}; a custom size has {", ".join(sorted(known))}'
+        )
+    try:
+        return Variant(**arch)
+    except TypeError as error:
+        raise ValueError(f'arch: {error}') from error
 
 
 @MODELS.register_module()
@@ -32,7 +166,7 @@ class RMT(BaseModule):
         norm_eval: keep those norms' running statistics fixed in training. Off in the published
             training.
         with_cp: recompute each block in the backward pass instead of keeping its activations.
-        attention: how attention is computed, a name in :mod:`backbone.retention`. With 'naive' all
+        attention: how attention is computed, a name in :mod:`backbone.attention`. With 'naive' all
             other layers are PyTorch's own as well: the formula as it stands.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a backbone file completely or
             raises; ``key='model_ema'`` takes the averaged weights of an ImageNet file.
@@ -71,35 +205,37 @@ class RMT(BaseModule):
         self.out_channels = [variant.channels[i] for i in self.out_indices]
         self.out_strides = [2 ** (i + 2) for i in self.out_indices]
 
-        fast = attention != 'naive'
-        self.patch_embed = PatchEmbed(variant.channels[0], norm_cfg, fast)
+        self.patch_embed = PatchEmbed(variant.channels[0], norm_cfg)
         # over the blocks of all four stages, also where the last stages are not built
         num_blocks = sum(variant.depths)
         rates = [rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]
         self.layers = nn.ModuleList()
         for i in range(num_stages):
-            sizes = dict(channels=variant.channels[i], heads=variant.heads[i])
-            attn = dict(attention=attention, axial=variant.axial[i])
+            channels, heads = variant.channels[i], variant.heads[i]
             first = sum(variant.depths[:i])
             blocks = [
                 Block(
-                    **sizes,
-                    **attn,
+                    channels,
+                    heads,
                     ffn_ratio=variant.ffn_ratio[i],
                     drop_path=rates[first + j],
                     layer_scale=variant.layer_scale[i],
                 )
                 for j in range(variant.depths[i])
             ]
-            positions = StagePositions(**sizes, **attn, span=variant.decay_span[i])
+            manhattan = ManhattanAttention(
+                attention, heads, channels // heads, variant.decay_span[i], variant.axial[i]
+            )
             downsample = None
             if i < num_stages - 1:
-                downsample = Downsample(*variant.channels[i : i + 2], norm_cfg, fast)
-            self.layers.append(Stage(blocks, positions, downsample, with_cp))
+                downsample = Downsample(channels, variant.channels[i + 1], norm_cfg)
+            self.layers.append(Stage(blocks, manhattan, downsample, with_cp))
         # keyed by stage, so that the names do not depend on which stages are returned
         self.extra_norms = nn.ModuleDict(
             {str(i): nn.LayerNorm(variant.channels[i], eps=1e-5) for i in self.out_indices}
         )
+        if attention != 'naive':
+            accelerate(self)
         self.apply(self._init_layer)
         self._freeze()
         self._register_load_state_dict_pre_hook(self._drop_surplus)
@@ -124,6 +260,9 @@ class RMT(BaseModule):
             CheckpointError: the file is missing, unsafe, or not the weights of this model.
         """
         if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
+            # weights/ knows the families of models, so it imports this module
+            from .weights.match import load_backbone
+
             load_backbone(self, self.init_cfg['checkpoint'], self.init_cfg.get('key'))
             self._is_init = True
         else:

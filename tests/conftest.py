@@ -4,7 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,10 +21,34 @@ sys.path.insert(0, str(TOOLS))
 
 from support import cli  # noqa: E402  (configs are read in a quarter of the time from here on)
 
+from backbone.kernels import build  # noqa: E402
+
 # `make test` runs one process a core, which then has to do with one thread
 torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else min(2, os.cpu_count() or 1))
 
 DATASETS = Path(os.environ.get('RMT_DATASETS', ROOT.parent / 'shared' / 'datasets'))
+
+
+DEVICES = ['cpu', *(['cuda'] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every kind of device there is here: what is equal on one must be equal on all."""
+    return torch.device(request.param)
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """As on a machine where nothing is compiled yet: ``no_kernels(path)`` names the compiler."""
+
+    def compiler(path: str) -> None:
+        monkeypatch.setenv('CXX', path)
+        monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+        build.forget()
+
+    yield compiler
+    build.forget()
 
 
 def _real(path: Path) -> Path:

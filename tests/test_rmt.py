@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from oracle import Oracle
 from torch import nn
 
-from backbone import RMT, VARIANTS
+from backbone import RMT, VARIANTS, attention
 from backbone.weights.match import CheckpointError
 
 MINI = dict(released_files.MINI, drop_path=0.2)
@@ -158,7 +158,7 @@ def test_positions_and_decay_are_float32_in_a_bf16_model():
     model = build().bfloat16()
     with torch.autocast('cpu', torch.bfloat16):
         for stage in model.layers:
-            tables = stage.positions(20, 32, torch.device('cpu'))
+            tables = stage.attention.prepare(torch.zeros(1, 20, 32, 1)).keywords['tables']
             floating = [t.dtype for t in tables if t.is_floating_point()]
             assert floating
             assert set(floating) == {torch.float32}
@@ -316,16 +316,17 @@ def test_with_cp_keeps_fewer_tensors_for_the_backward_pass():
     assert saved[True] < 0.6 * saved[False]
 
 
-def test_position_tables_are_made_once_a_stage_and_never_saved(monkeypatch):
-    model, calls = build().eval(), []
-    for stage in model.layers:
-        make = stage.positions.forward
-        monkeypatch.setattr(
-            stage.positions, 'forward', lambda *a, make=make: calls.append(a) or make(*a)
-        )
+def test_position_tables_are_made_once_a_stage_and_kept(monkeypatch):
+    model, calls = build(attention='kernel').eval(), []
+    make = attention.IMPLEMENTATIONS['kernel'].tables
+    monkeypatch.setattr(attention, '_cache', type(attention._cache)())
+    monkeypatch.setattr(
+        attention.IMPLEMENTATIONS['kernel'], 'tables', lambda *a: calls.append(a) or make(*a)
+    )
     model(image(batch=2))
     assert len(calls) == 4
-    assert not [n for n in model.state_dict() if 'positions' in n]
+    model(image(batch=1))
+    assert len(calls) == 4
 
 
 @pytest.mark.parametrize(('key', 'start'), [(None, 1.0), ('model_ema', 2.0)])

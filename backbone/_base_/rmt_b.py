@@ -5,4 +5,4 @@ _base_ = './runtime.py'
 from importlib import import_module  # noqa: E402  (an import above `_base_` makes another kind of config)
 
 rmt = dict(type='RMT', arch='base', norm_cfg=dict(type='SyncBN'))
-channels = list(import_module('backbone.variants').VARIANTS['base'].channels)
+channels = list(import_module('backbone.rmt').VARIANTS['base'].channels)

@@ -196,8 +196,8 @@ void backward_all(const float* x, const float* weight, const float* grad, const 
 
 }  // namespace
 
-// Floats that rmt_depthwise_backward needs as ``sums``.
-extern "C" int64_t rmt_depthwise_sums(int B, int H, int W, int C, int K) {
+// Floats that rmt_depthwise_backward needs as ``sums``, with any number of threads.
+extern "C" int64_t rmt_depthwise_sums(int B, int H, int W, int C, int K, int) {
   const Tiling tiling(B, {H, W, C});
   return (int64_t)tiling.count() * (K * K + 1) * tiling.channels;
 }

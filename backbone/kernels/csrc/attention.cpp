@@ -160,6 +160,10 @@ void transpose(const float* x, int count, int width, float* out, int cols) {
 
 // --- what attends to what -----------------------------------------------------------------------
 
+// The tables of cosines and sines have rows of a multiple of this: of the widest vector there is, so
+// that whoever makes them need not know for which processor this was compiled.
+constexpr int TABLE_STEP = 16;
+
 struct Shape {
   int B, H, W, n, d, mode;  // mode: 0 whole, 1 rows, 2 columns
   int gh, gw, sequences;
@@ -214,6 +218,7 @@ struct Sequence {
   }
   int depth() const { return D ? D : s.d; }
   int width() const { return D ? D : s.width; }
+  int angle_width() const { return round_up(depth(), TABLE_STEP); }
   int64_t at(int head, int t) const { return ((start + (int64_t)t * step) * s.n + head) * depth(); }
   // where lse of the sequence's tokens is
   float* sums(float* lse, int head) const {
@@ -239,7 +244,7 @@ struct Sequence {
   // returns its squared length
   float pack_turned(const float* x, int head, int t, float factor, float* out) const {
     const float* y = x + at(head, t);
-    const int64_t from = (angles + (int64_t)t * step) * width();
+    const int64_t from = (angles + (int64_t)t * step) * angle_width();
     vec total = {};
     for (int c = 0; c < width(); c += LANES) {
       const vec part = read(y, c) * factor;
@@ -255,7 +260,7 @@ struct Sequence {
   // the same turned back, times factor
   void unpack_turned(const float* x, int head, int t, float factor, float* out) const {
     float* y = out + at(head, t);
-    const int64_t from = (angles + (int64_t)t * step) * width();
+    const int64_t from = (angles + (int64_t)t * step) * angle_width();
     for (int c = 0; c < width(); c += LANES) {
       const vec part = load(x + c) * factor;
       store_some(y + c, part * load(cos + from + c) - swap_pairs(part) * load(sin + from + c),
@@ -638,9 +643,7 @@ void backward_all(const Shape& s, const float* q, const float* k, const float* v
 }  // namespace
 
 // q k v out (B, H, W, n, d); cos sin (H, W, width), see Sequence; rates (n); lse (sequences, n,
-// tokens). ``width`` is d rounded up to rmt_lanes(). A head of the four sizes has d 16 or 32.
-extern "C" int rmt_lanes() { return LANES; }
-
+// tokens). ``width`` is d rounded up to TABLE_STEP. A head of the four sizes has d 16 or 32.
 extern "C" void rmt_forward(const float* q, const float* k, const float* v, const float* cos,
                             const float* sin, const float* rates, float* out, float* lse, int B,
                             int H, int W, int n, int d, int mode, int threads) {

@@ -6,7 +6,7 @@ from test_rmt import MINI_WHOLE, build, image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from backbone import retention
+from backbone.attention import ManhattanAttention
 
 
 class Allocations(TorchDispatchMode):
@@ -28,12 +28,11 @@ class Allocations(TorchDispatchMode):
 
 
 def allocations(kind, name, H, W, training, n=2, d=8):
-    axial = kind == 'axial'
-    implementation = retention.get_implementation(name, axial)
     tensors = [torch.randn(1, H, W, n, d, requires_grad=training) for _ in range(3)]
-    tables = implementation.tables(d, retention.decay_rates(n, 4), H, W)
+    attend = ManhattanAttention(name, n, d, 4, kind == 'axial').prepare(tensors[0].flatten(-2))
+    tables = attend.keywords['tables']
     with Allocations() as counted:
-        out = implementation.attend(*tensors, *tables)
+        out = attend(*tensors)
         if training:
             out.sum().backward()
     return counted.sizes, sum(t.untyped_storage().nbytes() for t in tables)

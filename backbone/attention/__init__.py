@@ -1,0 +1,169 @@
+"""Manhattan self-attention (MaSA; paper, section 3.2): its implementations and the choice of one.
+
+B batch, H W the stage's grid, L = H * W tokens, n heads, d channels a head. Queries, keys and
+values are (B, H, W, n, d) everywhere; queries and keys come unturned and unscaled.
+
+An implementation is a module with three functions; all compute the same, ``naive`` as it stands:
+
+- ``supports(device, dtype, head_dim) -> str``: why it cannot run there, '' where it can;
+- ``tables(head_dim, rates, H, W, axial) -> Tables``: what depends on the grid alone;
+- ``attend(q, k, v, tables, axial) -> Tensor``: the attention, whole or along rows and columns.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor
+
+from . import cpu, flex, reference, sdpa
+from .positions import Tables, decay_rates
+
+IMPLEMENTATIONS = {'naive': reference, 'fused': sdpa, 'kernel': cpu, 'flex': flex}
+FASTEST = {'cpu': ('kernel', 'fused'), 'cuda': ('flex', 'fused')}
+"""What ``auto`` tries, best first, by kind of device; the last runs everywhere. Else ``fused``."""
+
+NAMES = (*IMPLEMENTATIONS, 'auto')
+
+
+@dataclass(frozen=True)
+class ManhattanAttention:
+    """The attention of one stage, which all its blocks share. Has no weights.
+
+    Attributes:
+        name: one of :data:`NAMES`; ``auto`` is the fastest that can run where the tensors are.
+        head_dim: channels a head.
+        span: of the heads' decay rates.
+        axial: along rows and columns instead of whole.
+
+    Raises:
+        ValueError: an unknown name; the message lists the choices, and why one cannot run here.
+        RuntimeError: a name that cannot run on any device of this machine.
+    """
+
+    name: str
+    heads: int
+    head_dim: int
+    span: float
+    axial: bool
+
+    def __post_init__(self) -> None:
+        here = torch.device('cpu'), torch.float32, self.head_dim
+        if self.name not in NAMES:
+            reasons = {name: each.supports(*here) for name, each in IMPLEMENTATIONS.items()}
+            choices = (
+                f'{name} (not here: {why})' if why else name for name, why in reasons.items()
+            )
+            raise ValueError(
+                f'attention {self.name!r} is unknown; choose from {", ".join(choices)}, auto'
+            )
+        if self.name == 'kernel':
+            choose(self.name, *here)  # compiled now, not in the first pass
+        if self.name in ('flex', 'auto'):
+            flex.look_for_devices()
+
+    def prepare(self, x: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The function ``(q, k, v) -> out`` for the grid, device and dtype of x (B, H, W, C)."""
+        _, H, W, _ = x.shape
+        kind = x.device.type
+        amp = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if amp else x.dtype
+        chosen = choose(self.name, x.device, dtype, self.head_dim)
+        tables = grid_tables(
+            chosen, self.head_dim, self.heads, self.span, H, W, self.axial, x.device
+        )
+        return partial(IMPLEMENTATIONS[chosen].attend, tables=tables, axial=self.axial)
+
+
+# --- the choice ----------------------------------------------------------------------------------
+
+_told: set[tuple[str, str, str]] = set()
+
+
+def choose(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """The implementation that runs: ``name`` itself, or what ``auto`` picks for the device.
+
+    Raises:
+        RuntimeError: an implementation chosen by name cannot run there; the message says why.
+    """
+    if name == 'auto':
+        return _fastest(device, dtype, head_dim)
+    # a compiler cannot look while it traces; `kernel` was compiled when the model was built
+    if not torch.compiler.is_compiling():
+        reason = IMPLEMENTATIONS[name].supports(device, dtype, head_dim)
+        if reason:
+            raise RuntimeError(f"attention {name!r} cannot run here: {reason}; use 'auto'")
+    return name
+
+
+def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    compiling = torch.compiler.is_compiling()
+    if compiling and device.type == 'cpu':
+        return 'fused'  # the kernel's graph would be compiled anew for each size
+    passed_over = ''
+    for candidate in FASTEST.get(device.type, ('fused',)):
+        reason = IMPLEMENTATIONS[candidate].supports(device, dtype, head_dim)
+        if not reason:
+            break
+        passed_over += f' ({candidate}: {reason})'
+    if not compiling:
+        _tell(device, candidate, passed_over)
+    return candidate
+
+
+def _tell(device: torch.device, chosen: str, passed_over: str) -> None:
+    """Log a choice, once a process and device."""
+    line = str(device), chosen, passed_over
+    if line not in _told:
+        _told.add(line)
+        print_log(f'RMT attention on {device}: {chosen}{passed_over}', logger='current')
+
+
+# --- the tables ----------------------------------------------------------------------------------
+
+CACHED_TABLES = 16  # four stages of four sizes
+CACHED_BYTES = 64 * 2**20  # of one entry; the plain formula's decay is beyond it
+
+_cache: OrderedDict[tuple, Tables] = OrderedDict()
+_cache_lock = threading.Lock()
+
+
+def grid_tables(
+    name: str,
+    head_dim: int,
+    heads: int,
+    span: float,
+    H: int,
+    W: int,
+    axial: bool,
+    device: torch.device,
+) -> Tables:
+    """An implementation's tables for an H x W grid, made anew or kept from an earlier call.
+
+    Under a compiler, and for tensors without storage, they are always made anew: they belong to the
+    graph. They never require a gradient and serve training also when inference made them.
+    """
+
+    def make() -> Tables:
+        rates = decay_rates(heads, span, device)
+        return IMPLEMENTATIONS[name].tables(head_dim, rates, H, W, axial)
+
+    if torch.compiler.is_compiling() or type(torch.empty(0, device=device)) is not Tensor:
+        return make()
+    key = (name, head_dim, heads, span, H, W, axial, device)
+    with _cache_lock:
+        if key in _cache:
+            _cache.move_to_end(key)
+            return _cache[key]
+    with torch.inference_mode(False), torch.no_grad():
+        tables = make()
+    if sum(t.untyped_storage().nbytes() for t in tables) <= CACHED_BYTES:
+        with _cache_lock:
+            _cache[key] = tables
+            while len(_cache) > CACHED_TABLES:
+                _cache.popitem(last=False)
+    return tables

@@ -1,0 +1,1 @@
+"""All that is fast and hard to read: below the layers, never needed for what they mean."""

@@ -1,0 +1,165 @@
+"""The layers on a CPU in float32: same weights, names and values, another forward pass.
+
+Each is its plain layer of :mod:`backbone.layers` wherever its shortcuts do not apply: on a GPU, in
+another dtype, under a compiler, and where somebody watches or has replaced what they pass by.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .. import layers as plain
+from ..layers import Attend, times
+from .convolution import conv_norm, depthwise
+
+SLAB_BYTES = 16 * 2**20  # of the hidden activations that are computed at once
+
+
+def accelerate(model: nn.Module) -> None:
+    """Give every layer in ``model`` its form of this module."""
+    for module in model.modules():
+        module.__class__ = FAST.get(type(module), type(module))
+
+
+def applies(x: Tensor, *passed_by: nn.Module) -> bool:
+    """Whether a shortcut may be taken: eager float32 on a CPU, no tensor in name only.
+
+    Args:
+        passed_by: modules that the shortcut does not call, or whose output it overwrites. A hook on
+            one of them, or another module in its place, is a reason to go the plain way.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.device.type == 'cpu'
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled('cpu')
+        and not torch.jit.is_tracing()
+        and all(is_plain(module) for module in passed_by)
+    )
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether it is a layer as it was built, which nobody watches, with float32 weights."""
+    watched = (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+    weight = getattr(module, 'weight', None)
+    known = type(module) in KNOWN and (weight is None or weight.dtype == torch.float32)
+    return known and not watched
+
+
+def sum_of(x: Tensor, y: Tensor) -> Tensor:
+    """``x + y``, in the memory of ``x`` where no gradients are computed.
+
+    With them, adding in place to what is a view copies the gradient several times.
+    """
+    return x + y if torch.is_grad_enabled() else x.add_(y)
+
+
+class PatchEmbed(plain.PatchEmbed):
+    """Norms of fixed statistics are a part of the convolutions; GELU in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not applies(x, *self.proj):
+            return super().forward(x)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for i, layer in enumerate(self.proj):
+            if isinstance(layer, nn.Conv2d):
+                x = conv_norm(x, layer, self.proj[i + 1])
+            elif isinstance(layer, nn.GELU):
+                x = layer(x) if x.requires_grad else torch.ops.aten.gelu_(x)
+        return x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+
+
+class Downsample(plain.Downsample):
+    """A norm of fixed statistics is a part of the convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not applies(x, self.reduction, self.norm):
+            return super().forward(x)
+        x = conv_norm(x.permute(0, 3, 1, 2), self.reduction, self.norm)  # (B, C', H/2, W/2)
+        return x.permute(0, 2, 3, 1)  # -> (B, H/2, W/2, C')
+
+
+class DepthwiseConv(plain.DepthwiseConv):
+    """With gradients of our own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise(x, self.conv) if applies(x, self.conv) else super().forward(x)
+
+
+class Retention(plain.Retention):
+    """Adds the local enhancement in place."""
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        if not applies(x, self.lepe, self.lepe.conv):
+            return super().forward(x, attend)
+        v = self.v_proj(x)
+        out = attend(*(self.split(t) for t in (self.q_proj(x), self.k_proj(x), v)))
+        return self.out_proj(sum_of(self.lepe(v), out.flatten(-2)))
+
+
+class FFN(plain.FFN):
+    """GELU, convolution and sum in one pass.
+
+    Without gradients, a large image goes through in slabs of rows: its hidden activations, three or
+    four times its size, are never whole and stay in the cache.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not applies(x, self.fc1, self.dwconv, self.dwconv.conv, self.fc2):
+            return super().forward(x)
+        B, H, W, _ = x.shape
+        rows = max(8, SLAB_BYTES // max(1, B * W * self.fc1.out_features * x.element_size()))
+        if rows >= H or torch.is_grad_enabled():
+            return self.fc2(self.hidden(x))
+        out = torch.empty_like(x)
+        for top in range(0, H, rows):
+            first = max(top - 1, 0)  # the convolution needs a row more on each side
+            hidden = self.hidden(x[:, first : top + rows + 1])[:, top - first :][:, :rows]
+            out[:, top : top + rows] = self.fc2(hidden)
+        return out
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, hidden), what ``fc2`` takes."""
+        return depthwise(self.fc1(x), self.dwconv.conv, residual=True, activate=True)
+
+
+class Block(plain.Block):
+    """The first sum in the convolution's pass, the others in one with their scales or in place."""
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        own = self.pos, self.pos.conv, self.retention, self.retention.out_proj
+        if not applies(x, *own, self.ffn, self.ffn.fc2, self.drop_path):
+            return super().forward(x, attend)
+        x = depthwise(x, self.pos.conv, residual=True)
+        x = self.add(x, self.retention(self.retention_layer_norm(x), attend), self.gamma_1)
+        return self.add(x, self.ffn(self.final_layer_norm(x)), self.gamma_2)
+
+    def add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
+        """``x + drop_path(gamma * branch)``; may reuse the memory of ``branch``."""
+        scale = self.drop_path.scale(branch)
+        if gamma is not None:
+            scale = gamma if scale is None else times(gamma, scale)
+        return sum_of(branch, x) if scale is None else torch.addcmul(x, branch, scale)
+
+
+FAST = {
+    plain.PatchEmbed: PatchEmbed,
+    plain.Downsample: Downsample,
+    plain.DepthwiseConv: DepthwiseConv,
+    plain.Retention: Retention,
+    plain.FFN: FFN,
+    plain.Block: Block,
+}
+KNOWN = {
+    *FAST.values(),
+    *plain.NORMS.values(),
+    plain.DropPath,
+    nn.Conv2d,
+    nn.GELU,
+    nn.Linear,
+}

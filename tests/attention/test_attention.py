@@ -1,0 +1,385 @@
+"""Every implementation of the attention equals the formula, and tables are made once a size."""
+
+import copy
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from oracle import manhattan_attention
+
+from backbone import RMT, attention
+from backbone.attention import IMPLEMENTATIONS, NAMES, ManhattanAttention, cpu
+
+CPU = torch.device('cpu')
+KINDS = {'whole': False, 'axial': True}
+PAIRS = [(kind, name) for kind in KINDS for name in NAMES]
+# PyTorch's FlexAttention has no gradients on a CPU
+TRAINABLE = [(kind, name) for kind, name in PAIRS if name != 'flex']
+SPAN = 4
+MINI = dict(
+    channels=(8, 8, 8, 8),
+    depths=(1, 1, 1, 1),
+    heads=(1, 1, 1, 1),
+    decay_span=(4,) * 4,
+    ffn_ratio=(2,) * 4,
+    axial=(True, True, False, False),
+)
+every_pair = pytest.mark.parametrize(('kind', 'name'), PAIRS)
+
+
+def inputs(shape, scale=1.0, seed=0, device=CPU):
+    """q k v (B, H, W, n, d); scale acts on queries and keys."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(shape, generator=generator).to(device) for _ in range(3))
+    return q * scale, k * scale, v
+
+
+def stage(name, shape, axial):
+    *_, n, d = shape
+    return ManhattanAttention(name, n, d, SPAN, axial)
+
+
+def attend(kind, name, q, k, v):
+    if name in IMPLEMENTATIONS:
+        reason = IMPLEMENTATIONS[name].supports(q.device, q.dtype, q.shape[-1])
+        if reason:
+            pytest.skip(f'{name} on {q.device}: {reason}')
+    return stage(name, q.shape, KINDS[kind]).prepare(q.flatten(-2))(q, k, v)
+
+
+def formula(kind, q, k, v):
+    n, d = q.shape[-2:]
+    flat = (q.flatten(-2), k.flatten(-2) * d**-0.5, v.flatten(-2))
+    return manhattan_attention(*flat, n, SPAN, KINDS[kind]).unflatten(-1, (n, d))
+
+
+def error(a, b):
+    a, b = a.double().cpu(), b.double().cpu()
+    return float((a - b).norm() / b.norm().clamp_min(1e-6))
+
+
+def compare(kind, name, shape, device, scale=1.0, tolerance=1e-4):
+    trainable = name != 'flex' or device.type != 'cpu'
+    tensors = [t.requires_grad_(trainable) for t in inputs(shape, scale, device=device)]
+    doubles = [t.detach().cpu().double().requires_grad_() for t in tensors]
+    out, expected = attend(kind, name, *tensors), formula(kind, *doubles)
+    assert out.shape == torch.Size(shape)
+    assert error(out, expected) < tolerance
+    if not trainable:
+        return
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    gradients = torch.autograd.grad(out, tensors, weight.to(device))
+    references = torch.autograd.grad(expected, doubles, weight.double())
+    for gradient, reference in zip(gradients, references, strict=True):
+        assert error(gradient, reference) < tolerance
+
+
+@every_pair
+def test_without_gradients_the_result_is_the_same_and_the_inputs_stay(kind, name, device):
+    tensors = inputs((2, 5, 13, 3, 8), device=device)
+    kept = [t.clone() for t in tensors]
+    expected = attend(kind, name, *tensors)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(kind, name, *tensors), expected)
+    for tensor, before in zip(tensors, kept, strict=True):
+        assert torch.equal(tensor, before)
+
+
+def test_long_columns_without_gradients_equal_the_formula():
+    q, k, v = inputs(
+        (1, 800, 1, 1, 8)
+    )  # long and few: elsewhere their queries would be cut in parts
+    with torch.no_grad():
+        assert error(attend('axial', 'kernel', q, k, v), formula('axial', q, k, v)) < 1e-4
+
+
+@every_pair
+@pytest.mark.parametrize(
+    'shape',
+    [
+        (2, 5, 7, 3, 8),
+        (1, 13, 9, 2, 16),
+        (2, 9, 26, 1, 32),
+        (1, 1, 11, 2, 6),  # a width of no whole vector
+        (1, 3, 101, 1, 4),  # rows of more than one segment
+        (1, 4, 5, 1, 40),
+    ],
+    ids=str,
+)
+def test_features_and_gradients_equal_the_float64_formula(kind, name, shape, device):
+    compare(kind, name, shape, device)
+
+
+@every_pair
+def test_large_scores_stay_exact(kind, name, device):
+    # scores of several hundred: a softmax without its maximum taken off would overflow
+    compare(kind, name, (1, 6, 17, 2, 16), device, scale=12.0, tolerance=1e-3)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_kernel_leaves_out_only_what_cannot_matter(kind):
+    # long lines, steep decay: most keys of a query are far beyond the cutoff
+    shape = (1, 2, 400, 1, 8) if kind == 'axial' else (1, 2, 250, 1, 8)
+    compare(kind, 'kernel', shape, CPU)
+
+
+@every_pair
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
+def test_half_precision_stays_within_its_rounding(kind, name, dtype, tolerance, device):
+    q, k, v = (t.to(dtype) for t in inputs((1, 40, 30, 2, 16), device=device))
+    out = attend(kind, name, q, k, v)
+    assert out.dtype == dtype
+    assert error(out, formula(kind, *(t.cpu().double() for t in (q, k, v)))) < tolerance
+
+
+@every_pair
+def test_a_batch_is_its_images_one_by_one(kind, name, device):
+    q, k, v = inputs((3, 6, 7, 2, 8), device=device)
+    batch = attend(kind, name, q, k, v)
+    for i in range(3):
+        alone = attend(kind, name, *(t[i : i + 1] for t in (q, k, v)))
+        torch.testing.assert_close(batch[i : i + 1], alone)
+
+
+@every_pair
+def test_layout_of_the_inputs_does_not_matter(kind, name, device):
+    q, k, v = inputs((2, 6, 7, 2, 8), device=device)
+    turned = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in (q, k, v)]
+    torch.testing.assert_close(attend(kind, name, *turned), attend(kind, name, q, k, v))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_kernel_gives_the_same_with_any_number_of_threads(kind):
+    q, k, v = inputs((1, 24, 30, 2, 16))
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(attend(kind, 'kernel', q, k, v))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(results[2], results[0])
+
+
+# --- the choice ----------------------------------------------------------------------------------
+
+
+def test_unknown_name_lists_the_choices():
+    with pytest.raises(ValueError, match='naive, fused, kernel, flex, auto'):
+        stage('fastest', (2, 8), axial=True)
+
+
+def test_unknown_name_tells_why_a_choice_cannot_run_here(no_kernels):
+    no_kernels('no-such-compiler')
+    with pytest.raises(ValueError, match=r'fused, kernel \(not here: needs a C\+\+ .*no-such-comp'):
+        stage('fastest', (2, 8), axial=True)
+
+
+@pytest.mark.parametrize('name', IMPLEMENTATIONS)
+def test_name_that_cannot_run_raises_with_the_reason(name, monkeypatch):
+    monkeypatch.setattr(IMPLEMENTATIONS[name], 'supports', lambda *_: 'the moon is full')
+    with pytest.raises(
+        RuntimeError, match=f"'{name}' cannot run here: the moon is full; use 'auto'"
+    ):
+        stage(name, (2, 8), axial=True).prepare(torch.zeros(1, 4, 6, 16))
+
+
+def test_kernel_does_not_take_tensors_of_another_device():
+    with pytest.raises(RuntimeError, match="'kernel' cannot run here: runs on a CPU, not on meta"):
+        stage('kernel', (2, 8), axial=True).prepare(torch.zeros(1, 4, 6, 16, device='meta'))
+
+
+def test_auto_takes_the_kernel_on_a_cpu():
+    assert attention.choose('auto', CPU, torch.float32, 16) == 'kernel'
+
+
+@pytest.mark.parametrize('kind', ['cuda', 'xpu'])
+def test_auto_without_its_best_choice_takes_sdpa_on_an_accelerator(kind, monkeypatch):
+    monkeypatch.setattr(attention.flex, 'supports', lambda *_: 'it is not here')
+    assert attention.choose('auto', torch.device(kind), torch.float16, 16) == 'fused'
+
+
+def test_auto_takes_flex_on_a_gpu_that_can(monkeypatch):
+    gpu = torch.device('cuda', 0)
+    monkeypatch.setattr(attention.flex.importlib.util, 'find_spec', lambda name: object())
+    monkeypatch.setattr(attention.flex, '_capabilities', ((8, 0), (7, 5)))
+    assert attention.choose('auto', gpu, torch.float16, 32) == 'flex'
+    assert attention.choose('auto', torch.device('cuda', 1), torch.float16, 32) == 'fused'
+    assert attention.choose('auto', gpu, torch.float16, 24) == 'fused'
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """What the choice logs."""
+    told = []
+    monkeypatch.setattr(attention, '_told', set())
+    monkeypatch.setattr(attention, 'print_log', lambda text, **_: told.append(text))
+    return told
+
+
+def test_choice_is_logged_once_a_device(lines):
+    model = RMT(MINI, out_indices=(0, 2)).eval()
+    for _ in range(2):
+        model(torch.randn(1, 3, 32, 48))
+    assert lines == ['RMT attention on cpu: kernel']
+
+
+def test_choice_tells_why_a_better_one_was_passed_over(lines, no_kernels):
+    no_kernels('no-such-compiler')
+    RMT(MINI, out_indices=(0, 2)).eval()(torch.randn(1, 3, 32, 48))
+    (line,) = lines
+    assert line.startswith('RMT attention on cpu: fused (kernel: needs a C++ compiler')
+
+
+def test_building_a_model_compiles_nothing(no_kernels, tmp_path):
+    no_kernels('g++')
+    RMT(MINI, out_indices=(0, 2))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('broken', ['no-such-compiler', 'false'])
+def test_without_a_compiler_auto_computes_without_the_kernel(no_kernels, broken):
+    no_kernels(broken)
+    q, k, v = inputs((1, 4, 6, 2, 8))
+    with pytest.raises(RuntimeError, match='needs a C\\+\\+ compiler'):
+        stage('kernel', q.shape, axial=False)
+    out = attend('whole', 'auto', q, k, v)
+    assert torch.equal(out, attend('whole', 'fused', q, k, v))
+
+
+# --- what goes into the kernel -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        (dict(q=torch.zeros(1, 4, 6, 16)), 'q: .* wanted'),
+        (dict(k=torch.zeros(1, 4, 5, 2, 8)), r'k: \(1, 4, 6, 2, 8\) wanted, not \(1, 4, 5, 2, 8\)'),
+        (dict(v=torch.zeros(1, 4, 6, 2, 4)), 'v: .* wanted'),
+        (dict(v=torch.zeros(1, 4, 6, 2, 8, dtype=torch.float64)), 'argument 2 is torch.float64'),
+        (dict(cos=torch.zeros(4, 6, 8)), r'cos: \(4, 6, 16\) wanted'),
+        (dict(sin=torch.zeros(4, 5, 16)), 'sin: .* wanted'),
+        (dict(cos=torch.zeros(4, 16, 6).transpose(1, 2)), 'argument 3 .* with strides'),
+        (dict(rates=torch.zeros(3)), r'rates: \(2,\) wanted, not \(3,\)'),
+        (dict(mode=3), 'mode 3: choose from'),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else '',
+)
+def test_tensors_that_do_not_fit_never_reach_the_kernel(change, told, monkeypatch):
+    q, k, v = inputs((1, 4, 6, 2, 8))
+    cos, sin, rates = cpu.tables(8, torch.zeros(2), 4, 6, axial=True)
+    sound = dict(q=q, k=k, v=v, cos=cos, sin=sin, rates=rates, mode=1)
+    cpu.attention(**sound)
+    with pytest.raises(ValueError, match=told):
+        cpu.attention(**sound | change)
+    with pytest.raises(ValueError, match=told):
+        cpu.attention_in_place(**sound | change)
+
+
+def test_kernel_runs_in_a_process_that_unpickled_the_model(tmp_path):
+    model = RMT(MINI | dict(heads=(4,) * 4), out_indices=(0, 2), attention='kernel').eval()  # d 2
+    x = torch.randn(1, 3, 32, 48)
+    torch.save(dict(model=model, x=x), tmp_path / 'model.pt')
+    code = """if True:
+        import sys, torch
+        kept = torch.load(sys.argv[1], weights_only=False)
+        with torch.no_grad():
+            torch.save(kept['model'](kept['x']), sys.argv[2])
+    """
+    out = tmp_path / 'out.pt'
+    root = str(Path(__file__).parents[2])
+    subprocess.run([sys.executable, '-c', code, tmp_path / 'model.pt', out], cwd=root, check=True)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.load(out), model(x))
+
+
+# --- the cache -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(monkeypatch):
+    monkeypatch.setattr(attention, '_cache', type(attention._cache)())
+    return attention._cache
+
+
+def grid_tables(name='fused', H=4, W=6, axial=True):
+    return attention.grid_tables(name, 8, 2, SPAN, H, W, axial, CPU)
+
+
+def test_tables_of_a_size_are_made_once(cache):
+    first, second, other = grid_tables(), grid_tables(), grid_tables(W=7)
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    assert other[0] is not first[0]
+    assert len(cache) == 2
+
+
+def test_cache_is_bounded_in_number_and_drops_the_oldest(cache):
+    first = grid_tables()
+    for W in range(7, 7 + 2 * attention.CACHED_TABLES):
+        grid_tables(W=W)
+        assert grid_tables()[0] is first[0]  # used all along: stays
+    assert len(cache) == attention.CACHED_TABLES
+
+
+def test_cache_does_not_keep_large_tables(cache, monkeypatch):
+    monkeypatch.setattr(attention, 'CACHED_BYTES', 1000)
+    assert grid_tables('naive', 20, 20, axial=False)[2].numel() == 2 * 400 * 400
+    assert not cache
+
+
+@pytest.mark.parametrize('name', IMPLEMENTATIONS)
+@pytest.mark.parametrize('axial', [False, True])
+def test_tables_are_float32_whatever_the_default_dtype(cache, name, axial):
+    expected = grid_tables(name, axial=axial)
+    for dtype in (torch.float64, torch.bfloat16):
+        cache.clear()
+        torch.set_default_dtype(dtype)
+        try:
+            tables = grid_tables(name, axial=axial)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        for table, same in zip(tables, expected, strict=True):
+            assert table.dtype == same.dtype
+            assert torch.equal(table, same)
+
+
+def test_tables_made_in_inference_mode_serve_training(cache):
+    q, k, v = (t.requires_grad_() for t in inputs((1, 4, 6, 2, 8)))
+    for kind, name in TRAINABLE:
+        with torch.inference_mode():
+            attend(kind, name, *inputs((1, 4, 6, 2, 8)))
+        attend(kind, name, q, k, v).sum().backward()
+
+
+def test_cache_serves_threads_at_once(cache):
+    expected = {W: attend('axial', 'auto', *inputs((1, 4, W, 2, 8))) for W in range(3, 30)}
+    cache.clear()
+    wrong = []
+
+    def work():
+        for W, reference in expected.items():
+            if not torch.equal(attend('axial', 'auto', *inputs((1, 4, W, 2, 8))), reference):
+                wrong.append(W)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert len(cache) == attention.CACHED_TABLES
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_model_copies_and_pickles_with_every_implementation(name):
+    model = RMT(MINI, out_indices=(0, 2), attention=name).eval()
+    x = torch.randn(1, 3, 32, 48)
+    with torch.no_grad():
+        expected = model(x)
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            torch.testing.assert_close(other(x), expected)

@@ -1,0 +1,267 @@
+"""The CPU's forms of the layers compute what the plain ones do, and step aside where they must."""
+
+import pytest
+import torch
+from released_files import MINI
+from torch import nn
+
+from backbone import RMT, layers
+from backbone.attention import ManhattanAttention
+from backbone.kernels import layers as fast_layers
+from backbone.kernels.convolution import depthwise, to_nchw
+from backbone.kernels.layers import accelerate
+
+
+def fast(layer):
+    """The same layer in its fast form."""
+    accelerate(layer)
+    return layer
+
+
+def pair(kind, *args):
+    """A layer in its fast and in its plain form, with weights of their own."""
+    torch.manual_seed(0)
+    return fast(kind(*args)), kind(*args)
+
+
+def attend(name='auto', H=4, W=6):
+    return ManhattanAttention(name, 2, 4, 4, axial=False).prepare(torch.zeros(1, H, W, 8))
+
+
+def assert_same_gradients(fast, plain, x, *rest):
+    """Outputs and gradients of a fast layer in float32, and of a plain one in float64."""
+    plain.load_state_dict(fast.state_dict())
+    a, b = x.clone().requires_grad_(), x.double().requires_grad_()
+    out, expected = fast(a, *rest), plain.double()(b, *rest)
+    torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
+    weight = torch.randn_like(expected)
+    out.backward(weight.float())
+    expected.backward(weight)
+    for (name, p), q in zip(fast.named_parameters(), plain.parameters(), strict=True):
+        # the bias in front of a norm has no gradient but rounding errors
+        error = (p.grad.double() - q.grad).norm() / q.grad.norm().clamp_min(10)
+        assert error < 1e-4, name
+    torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-4)
+
+
+# --- depthwise -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('activate', [False, True])
+@pytest.mark.parametrize('residual', [False, True])
+@pytest.mark.parametrize('kernel_size', [3, 5])
+@pytest.mark.parametrize(
+    'shape', [(1, 1, 1, 8), (2, 13, 33, 12), (1, 25, 70, 72), (2, 9, 17, 200)], ids=str
+)
+@pytest.mark.parametrize('kernels', [True, False], ids=['kernels', 'no-kernels'])
+def test_depthwise_and_its_gradients_equal_the_formula(
+    shape, kernel_size, residual, activate, kernels, monkeypatch
+):
+    monkeypatch.setattr('backbone.kernels.build.available', lambda: kernels)
+
+    class Fused(layers.DepthwiseConv):
+        def forward(self, x):  # x + 0: what it may overwrite is nobody else's
+            return depthwise(x + 0, self.conv, residual, activate)
+
+    class Formula(layers.DepthwiseConv):
+        def forward(self, x):
+            x = nn.functional.gelu(x) if activate else x
+            return x + super().forward(x) if residual else super().forward(x)
+
+    torch.manual_seed(0)
+    args = shape[-1], kernel_size
+    x = torch.randn(shape)
+    fused, formula = Fused(*args), Formula(*args)
+    assert_same_gradients(fused, formula, x)
+    with torch.no_grad():
+        expected = formula(x.double()).float()
+        torch.testing.assert_close(fused(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_depthwise_gradients_are_the_same_in_every_run():
+    torch.manual_seed(0)
+    conv, x = fast(layers.DepthwiseConv(72, 5)), torch.randn(2, 25, 70, 72)
+    grads = []
+    for _ in range(3):
+        conv.zero_grad()
+        conv(x).square().sum().backward()
+        grads.append(conv.conv.weight.grad.clone())
+    assert torch.equal(grads[0], grads[1])
+    assert torch.equal(grads[0], grads[2])
+
+
+def test_whoever_needs_what_activation_overwrites_is_told():
+    ffn, x = fast(layers.FFN(8, 24)), torch.randn(1, 5, 6, 8)
+    hidden = ffn.fc1(x)
+    kept = hidden.square()  # its gradient needs ``hidden``
+    out = depthwise(hidden, ffn.dwconv.conv, residual=True, activate=True)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        (kept.sum() + out.sum()).backward()
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 7, 5), (2, 20, 9, 1), (2, 32, 16, 24)], ids=str)
+def test_change_of_layout_moves_every_value(shape):
+    x = torch.randn(shape).to(memory_format=torch.channels_last)
+    out = to_nchw(x)
+    assert out.is_contiguous()
+    assert torch.equal(out, x)
+
+
+# --- the layers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('size', [(32, 32), (37, 51)], ids=str)
+def test_stem_and_its_gradients_equal_the_formula(size, training):
+    stem, plain = (s.train(training) for s in pair(layers.PatchEmbed, 16, dict(type='BN')))
+    assert_same_gradients(stem, plain, torch.randn(2, 3, *size))
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_downsample_and_its_gradients_equal_the_formula(training):
+    down, plain = (d.train(training) for d in pair(layers.Downsample, 16, 24, dict(type='BN')))
+    assert_same_gradients(down, plain, torch.randn(2, 13, 18, 16))
+
+
+@pytest.mark.parametrize('kind', [layers.PatchEmbed, layers.Downsample])
+def test_norms_of_fixed_statistics_are_folded_without_a_difference(kind):
+    sizes, shape = ((16,), (2, 3, 37, 51)) if kind is layers.PatchEmbed else ((6, 8), (2, 9, 7, 6))
+    torch.manual_seed(0)
+    layer, x = fast(kind(*sizes, dict(type='BN'))), torch.randn(shape)
+    layer(x)  # statistics that are not 0 and 1
+    expected = layer.eval()(x)
+    assert expected.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(layer.train()(x), layer(x))  # batch statistics are never folded
+
+
+@pytest.mark.parametrize('shape', [(1, 1, 1, 8), (2, 13, 33, 12), (1, 9, 17, 70)], ids=str)
+def test_feed_forward_and_its_gradients_equal_the_formula(shape):
+    assert_same_gradients(*pair(layers.FFN, shape[-1], 3 * shape[-1]), 3 * torch.randn(shape))
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_feed_forward_gives_the_same_with_and_without_gradients(frozen):
+    ffn = fast(layers.FFN(8, 16)).requires_grad_(not frozen)
+    x = torch.randn(1, 4, 6, 8)
+    with torch.no_grad():
+        expected = ffn(x)
+    torch.testing.assert_close(ffn(x), expected)
+    torch.testing.assert_close(ffn(x.requires_grad_()), expected)
+
+
+def test_gradients_of_a_feed_forward_can_be_computed_twice():
+    ffn, x = fast(layers.FFN(8, 24)), torch.randn(1, 5, 6, 8)
+    out = ffn(x).square().sum()
+    first, second = (
+        torch.autograd.grad(out, list(ffn.parameters()), retain_graph=True) for _ in range(2)
+    )
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('height', [9, 16, 17, 25])
+def test_feed_forward_in_slabs_equals_the_whole(height, monkeypatch):
+    torch.manual_seed(0)
+    ffn, x = fast(layers.FFN(8, 24)), torch.randn(2, height, 6, 8)
+    with torch.no_grad():
+        expected = ffn(x)
+        monkeypatch.setattr(fast_layers, 'SLAB_BYTES', 1)  # the least: eight rows
+        seen, hidden = [], ffn.hidden
+        ffn.hidden = lambda x: seen.append(x.shape[1]) or hidden(x)
+        torch.testing.assert_close(ffn(x), expected)
+    assert len(seen) == -(-height // 8)
+    assert max(seen) <= 10
+
+
+@pytest.mark.parametrize('gamma', [None, 0.3])
+@pytest.mark.parametrize('drop_path', [0.0, 0.5])
+def test_block_equals_the_plain_one_in_both_directions(gamma, drop_path):
+    x, results = torch.randn(4, 4, 6, 8), []
+    blocks = pair(layers.Block, 8, 2, 2.0, drop_path, gamma)
+    blocks[1].load_state_dict(blocks[0].state_dict())
+    for block in blocks:
+        leaf = x.clone().requires_grad_()
+        torch.manual_seed(1)  # the same samples are dropped
+        out = block.train()(leaf, attend())
+        out.square().sum().backward()
+        results.append([out, leaf.grad, *(p.grad for p in block.parameters())])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        fast_out, plain_out = (block.eval()(x, attend()) for block in blocks)
+    torch.testing.assert_close(fast_out, plain_out, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_block_leaves_its_input_as_it_is(training):
+    block = fast(layers.Block(8, 2, 2.0, 0.0, None)).train(training)
+    x = torch.randn(1, 4, 6, 8)
+    before = x.clone()
+    with torch.set_grad_enabled(training):
+        block(x, attend())
+    assert torch.equal(x, before)
+
+
+# --- where they step aside -----------------------------------------------------------------------
+
+
+def test_every_layer_has_its_fast_form_unless_the_formula_is_asked_for():
+    plain = {type(m).__module__ for m in RMT(MINI, attention='naive').modules()}
+    assert 'backbone.layers' in plain
+    assert 'backbone.kernels.layers' not in plain
+    model = RMT(MINI, attention='fused')
+    for kind, form in fast_layers.FAST.items():
+        assert not [m for m in model.modules() if type(m) is kind]
+        assert [m for m in model.modules() if type(m) is form]
+
+
+def test_layers_keep_the_names_of_their_weights():
+    assert list(RMT(MINI, attention='naive').state_dict()) == list(RMT(MINI).state_dict())
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_hook_on_any_layer_is_called_and_sees_what_the_layer_gives(training):
+    torch.manual_seed(0)
+    plain = RMT(MINI, attention='naive', drop_path_rate=0.0).train(training)
+    model = RMT(MINI, drop_path_rate=0.0).train(training)
+    model.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 96)
+    seen = []
+    for net in (plain, model):
+        kept = {}
+        handles = [
+            module.register_forward_hook(
+                lambda m, i, out, name=name, kept=kept: kept.update({name: out})
+            )
+            for name, module in net.named_modules()
+            if isinstance(module, (nn.Conv2d, nn.Linear, layers.FFN, layers.Retention))
+        ]
+        with torch.set_grad_enabled(training):
+            net(x)
+        [handle.remove() for handle in handles]
+        seen.append(kept)
+    assert list(seen[0]) == list(seen[1])
+    for name, value in seen[0].items():
+        torch.testing.assert_close(seen[1][name], value, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_layer_put_in_the_place_of_another_is_called():
+    class Twice(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model, x = RMT(MINI).eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(x)[0]
+        ffn = model.layers[0].blocks[0].ffn
+        other = Twice(ffn.fc1.in_features, ffn.fc1.out_features)
+        other.load_state_dict(ffn.fc1.state_dict())
+        ffn.fc1 = other
+        assert not torch.allclose(model(x)[0], before)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+def test_another_dtype_goes_the_plain_way(dtype, monkeypatch):
+    monkeypatch.setattr(fast_layers, 'depthwise', None)
+    block = fast(layers.Block(8, 2, 2.0, 0.0, None)).to(dtype)
+    assert block(torch.randn(1, 4, 6, 8, dtype=dtype), attend('naive')).dtype == dtype
