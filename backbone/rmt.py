@@ -7,11 +7,11 @@ The way of an image: (B, 3, H, W) -> stem (B, H/4, W/4, C1) -> stage i (B, H/2^(
 -> [norm -> feature i (B, Ci, H/2^(i+2), W/2^(i+2))] -> downsample -> stage i + 1. Sizes round up.
 """
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -152,7 +152,7 @@ def get_variant(arch: str | dict) -> Variant:
 
 
 @MODELS.register_module()
-class RMT(BaseModule):
+class RMT(nn.Module):
     """RMT backbone (arXiv 2309.11523) with features at strides 4, 8, 16 and 32.
 
     Args:
@@ -169,7 +169,8 @@ class RMT(BaseModule):
         attention: how attention is computed, a name in :mod:`backbone.attention`. With 'naive' all
             other layers are PyTorch's own as well: the formula as it stands.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a backbone file completely or
-            raises; ``key='model_ema'`` takes the averaged weights of an ImageNet file.
+            raises; ``key='model_ema'`` takes the averaged weights of an ImageNet file. mmengine's
+            other initialisations work too.
 
     Attributes:
         out_channels: channels of each returned feature.
@@ -191,7 +192,9 @@ class RMT(BaseModule):
         attention: str = 'auto',
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        super().__init__()
+        self.init_cfg = copy.deepcopy(init_cfg)
+        self.is_init = False
         variant = get_variant(arch)
         norm_cfg = norm_cfg or dict(type='BN')
         rate = variant.drop_path if drop_path_rate is None else drop_path_rate
@@ -256,17 +259,25 @@ class RMT(BaseModule):
     def init_weights(self) -> None:
         """Load ``init_cfg``'s file strictly; without one the constructor's weights stay.
 
+        mmengine's models call it once for each of their parts.
+
         Raises:
             CheckpointError: the file is missing, unsafe, or not the weights of this model.
         """
-        if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
-            # weights/ knows the families of models, so it imports this module
-            from .weights.match import load_backbone
+        # not imported before: mmengine.model takes PyTorch's distributed optimizers along, seconds;
+        # weights/ knows the families of models, so it imports this module
+        from mmengine.model import initialize
 
-            load_backbone(self, self.init_cfg['checkpoint'], self.init_cfg.get('key'))
-            self._is_init = True
-        else:
-            super().init_weights()
+        from .weights.match import load_backbone
+
+        cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
+        # a file has the last word
+        for cfg in sorted(cfgs, key=lambda cfg: cfg['type'] == 'Pretrained'):
+            if cfg['type'] == 'Pretrained':
+                load_backbone(self, cfg['checkpoint'], cfg.get('key'))
+            else:
+                initialize(self, cfg)
+        self.is_init = True
 
     def train(self, mode: bool = True) -> 'RMT':
         """Switch the mode; frozen stages, and with ``norm_eval`` all norms, stay in eval mode."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import released_files
 import torch
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from oracle import Oracle
 from torch import nn
@@ -342,6 +343,33 @@ def test_init_cfg_loads_the_file_and_the_part_of_it_that_it_names(tmp_path, key,
     model.init_weights()
     for name, tensor in model.state_dict().items():
         assert (tensor == start).all(), name
+
+
+def test_init_cfg_may_be_any_of_mmengine_and_a_file_has_the_last_word(tmp_path):
+    ones = {n: torch.ones_like(t) for n, t in RMT(MINI).state_dict().items()}
+    torch.save({'model': ones}, tmp_path / 'weights.pth')
+    constant = dict(type='Constant', layer='Linear', val=0.25, bias=0.5)
+    file = dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'))
+    for init_cfg, weight in ((constant, 0.25), ([constant], 0.25), ([file, constant], 1.0)):
+        model = RMT(MINI, init_cfg=init_cfg)
+        model.init_weights()
+        assert model.is_init
+        assert (model.layers[0].blocks[0].ffn.fc1.weight == weight).all()
+
+
+def test_part_of_a_model_is_initialised_by_it(tmp_path):
+    ones = {n: torch.ones_like(t) for n, t in RMT(MINI).state_dict().items()}
+    torch.save({'model': ones}, tmp_path / 'weights.pth')
+
+    class Detector(BaseModule):
+        def __init__(self):
+            super().__init__()
+            init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'))
+            self.backbone = RMT(MINI, init_cfg=init_cfg)
+
+    detector = Detector()
+    detector.init_weights()
+    assert all((tensor == 1).all() for tensor in detector.state_dict().values())
 
 
 def test_init_weights_never_falls_back_to_noise(tmp_path):
