@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from backbone import RMT
-from backbone.weights.layout import relpos_tables
+from backbone.weights.layout import derived_tables
 
 # small enough that a file takes milliseconds; has everything that the large variants have
 MINI = dict(
@@ -34,7 +35,7 @@ def numbered(model: nn.Module, start: float = 1.0) -> dict[str, Tensor]:
 
 def with_tables(state_dict: dict[str, Tensor], model: RMT, prefix: str = '') -> dict[str, Tensor]:
     """Add the derived tables, which a released file has beside its weights."""
-    return {**state_dict, **{prefix + n: t for n, t in relpos_tables(model.variant).items()}}
+    return {**state_dict, **{prefix + n: t for n, t in derived_tables(model.variant).items()}}
 
 
 def classifier(channels: int, token_label: bool) -> dict[str, Tensor]:
@@ -77,6 +78,37 @@ def downstream_file(model: nn.Module, weights: dict, classes: tuple[str, ...] = 
     if classes:
         meta['CLASSES'] = classes
     return {'meta': meta, 'state_dict': with_tables(weights, rmt, 'backbone.')}
+
+
+class Detector(BaseModel):
+    """The shape of a detector: a mini RMT, a neck, and a head with a layer per class."""
+
+    def __init__(self, num_classes: int = 3, **backbone: object) -> None:
+        super().__init__()
+        self.backbone = RMT(MINI, **backbone)
+        self.neck = nn.Conv2d(48, 8, 1)
+        self.decode_head = nn.ModuleDict(
+            dict(scale_heads=nn.Conv2d(8, 8, 1), conv_seg=nn.Conv2d(8, num_classes, 1))
+        )
+
+    def forward(self, *_: object) -> None:
+        raise NotImplementedError
+
+
+def detector_file(num_classes: int = 3) -> dict:
+    """A trained file of :class:`Detector`."""
+    model = Detector(num_classes)
+    return downstream_file(model, numbered(model))
+
+
+def headless_file() -> dict:
+    """The same, as ``--drop-head`` leaves it."""
+    file = detector_file()
+    headless = ['decode_head.conv_seg.weight', 'decode_head.conv_seg.bias']
+    for name in headless:
+        del file['state_dict'][name]
+    file['meta']['rmt'] = {'dropped_head': headless}
+    return file
 
 
 def names_digest(state_dict: dict[str, Tensor]) -> str:

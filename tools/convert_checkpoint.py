@@ -20,22 +20,18 @@ from support import cli
 from support.paths import ROOT
 from torch import Tensor, nn
 
-from backbone import RMT
-from backbone.rmt import VARIANTS
-from backbone.weights.layout import (
-    BACKBONE_KINDS,
-    CLASSIFIER,
-    KINDS,
-    Description,
+from backbone.weights.layout import FAMILIES, KINDS, Description, recognise, split_backbone
+from backbone.weights.match import Match, match
+from backbone.weights.read import (
+    Checkpoint,
+    CheckpointError,
     class_names,
-    describe,
-    is_derived,
-    preview,
-    split_backbone,
-    unwrap,
+    first_few,
+    meta_in,
+    read_checkpoint,
+    sha256_of,
+    state_dict_in,
 )
-from backbone.weights.match import CheckpointError, Fit, fit
-from backbone.weights.read import Checkpoint, read_checkpoint, sha256_of
 from backbone.weights.write import (
     LAYOUTS,
     class_layers,
@@ -44,12 +40,12 @@ from backbone.weights.write import (
     write_checkpoint,
 )
 
-CONFIGS = {  # the config of a kind; every one of a kind and variant builds the same model
-    'mask_rcnn': 'det_configs/mask_rcnn_rmt_{}_fpn_*_coco.py',
-    'cascade_mask_rcnn': 'det_configs/cascade_mask_rcnn_rmt_{}_fpn_*_coco.py',
-    'retinanet': 'det_configs/retinanet_rmt_{}_fpn_*_coco.py',
-    'fpn': 'seg_configs/fpn_rmt_{}_*_ade20k.py',
-    'upernet': 'seg_configs/upernet_rmt_{}_*_ade20k.py',
+CONFIGS = {  # the config of a kind, `{}` as in rmt_t; all of a kind and variant build one model
+    'mask_rcnn': 'det_configs/mask_rcnn_{}_fpn_*_coco.py',
+    'cascade_mask_rcnn': 'det_configs/cascade_mask_rcnn_{}_fpn_*_coco.py',
+    'retinanet': 'det_configs/retinanet_{}_fpn_*_coco.py',
+    'fpn': 'seg_configs/fpn_{}_*_ade20k.py',
+    'upernet': 'seg_configs/upernet_{}_*_ade20k.py',
 }
 
 
@@ -68,7 +64,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument('input', metavar='IN', help='.pth or .safetensors file')
     parser.add_argument('output', metavar='OUT', nargs='?', help='file to write; must not exist')
     parser.add_argument('--inspect', action='store_true', help='only tell what IN is')
-    parser.add_argument('--arch', choices=VARIANTS, help='refuse IN if it is of another variant')
+    archs = dict.fromkeys(arch for family in FAMILIES for arch in family.sizes)
+    parser.add_argument('--arch', choices=archs, help='refuse IN if it is of another variant')
     parser.add_argument('--config', help='check IN against the model of this config')
     parser.add_argument(
         '--to',
@@ -93,30 +90,30 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def inspect(path: str, ema: bool = False) -> None:
     """Print kind, variant, parameters, epoch, class count and what else is inside."""
     checkpoint = read_checkpoint(path)
-    state_dict = unwrap(checkpoint, path, 'model_ema' if ema else None)
-    description = describe(state_dict)
-    meta = checkpoint.get('meta') if isinstance(checkpoint.get('meta'), dict) else {}
+    state_dict = state_dict_in(checkpoint, path, 'model_ema' if ema else None)
+    description = recognise(state_dict)
+    meta = meta_in(checkpoint)
     own = meta.get('rmt', {})
     classes = class_names(meta)
-    released = VARIANTS[description.arch].released_name if description.arch else ''
+    released = description.variant.released_name if description.variant else ''
     with open(path, 'rb') as file:
         sha256 = sha256_of(file)
     lines = {
         'file': f'{path} ({os.path.getsize(path):,} bytes)',
         'sha256': sha256,
-        'kind': KINDS[description.kind][0] if description.kind else 'unknown',
+        'kind': KINDS[description.kind].label if description.kind else 'unknown',
         'variant': description.size + (f' (released as {released})' if released else ''),
-        'parameters': f'{count_parameters(state_dict):,} in {len(state_dict)} tensors',
+        'parameters': f'{count_parameters(state_dict, description):,} in {len(state_dict)} tensors',
         'type': ', '.join(
             sorted({str(t.dtype).removeprefix('torch.') for t in state_dict.values()})
         ),
         'classes': str(description.num_classes or '')
-        + (f' ({preview(classes, 5)})' if classes else ''),
+        + (f' ({first_few(classes, 5)})' if classes else ''),
         'epoch': str(checkpoint.get('epoch', meta.get('epoch', own.get('epoch', '')))),
         'written by': ', '.join(f'{k} {meta[k]}' for k in meta if str(k).endswith('_version')),
         'converted': f'from {own.get("source")} on {own.get("date")}' if own else '',
         'tensors': f'sha256 {own["tensors_sha256"]}' if own.get('tensors_sha256') else '',
-        'left out': preview(own.get('dropped_head', ())) if own.get('dropped_head') else '',
+        'left out': first_few(own.get('dropped_head', ())) if own.get('dropped_head') else '',
         'also inside': ', '.join(others(checkpoint, state_dict)),
         'complete': completeness(state_dict, description, path),
     }
@@ -143,11 +140,13 @@ def others(checkpoint: Checkpoint, state_dict: dict[str, Tensor]) -> list[str]:
     return found + [str(name) for name in checkpoint if name not in skip]
 
 
-def count_parameters(state_dict: dict[str, Tensor]) -> int:
+def count_parameters(state_dict: dict[str, Tensor], description: Description) -> int:
     """Learned numbers: neither running statistics nor derived tables."""
     buffers = ('running_mean', 'running_var', 'num_batches_tracked')
-    learned = (n for n in state_dict if not n.endswith(buffers) and not is_derived(n))
-    return sum(state_dict[name].numel() for name in learned)
+    derived = description.family.is_derived
+    return sum(
+        t.numel() for n, t in state_dict.items() if not n.endswith(buffers) and not derived(n)
+    )
 
 
 # --- converting ----------------------------------------------------------------------------------
@@ -163,18 +162,19 @@ def convert(args: argparse.Namespace) -> None:
         raise CheckpointError(f'{args.output}: exists; give another name or move it away')
     layout = args.to or ('safetensors' if args.output.endswith('.safetensors') else 'pth')
     checkpoint = read_checkpoint(args.input)
-    state_dict = unwrap(checkpoint, args.input, 'model_ema' if args.ema else None)
-    description = describe(state_dict)
+    state_dict = state_dict_in(checkpoint, args.input, 'model_ema' if args.ema else None)
+    description = recognise(state_dict)
     print(f'{args.input}: {description}')
     if args.arch and args.arch != description.arch:
-        wanted = VARIANTS[args.arch].letter
+        asked = [f'{f.name}-{f.sizes[args.arch].letter}' for f in FAMILIES if args.arch in f.sizes]
         raise CheckpointError(
-            f'{args.input}: these are {description}; --arch asks for RMT-{wanted}'
+            f'{args.input}: these are {description}; --arch asks for {" or ".join(asked)}'
         )
     result = check(state_dict, description, args)
 
-    kept = {n: t for n, t in state_dict.items() if not is_derived(n) and not is_top(n)}
-    dropped = [name for name in state_dict if name not in kept]
+    derived = [name for name in state_dict if description.family.is_derived(name)]
+    tops = [name for name in state_dict if description.family.is_top(name)]
+    kept = {n: t for n, t in state_dict.items() if n not in {*derived, *tops}}
     kept |= {name: result.state_dict[name] for name in result.filled}
     dropped_head = class_layers(kept, description, args.input) if args.drop_head else []
     for name in dropped_head:
@@ -185,37 +185,34 @@ def convert(args: argparse.Namespace) -> None:
     if layout == 'released':
         kept |= released_tables(kept, description)
     meta = describe_source(checkpoint, description, dropped_head, kept, args.input)
-    write_checkpoint(args.output, kept, meta, layout, description.kind)
+    write_checkpoint(args.output, kept, meta, layout, description)
 
-    print(f'  matched: {len(state_dict) - len(dropped)} tensors; renamed: none')
+    print(f'  matched: {len(state_dict) - len(derived) - len(tops)} tensors; renamed: none')
     groups = {
-        'derived tables': [name for name in dropped if is_derived(name)],
-        'classification head': [name for name in dropped if is_top(name)],
+        'derived tables': derived,
+        'classification head': tops,
         'class layers': dropped_head,
         'beside the weights': others(checkpoint, state_dict),
     }
-    parts = [f'{what} ({preview(names, 6)})' for what, names in groups.items() if names]
+    parts = [f'{what} ({first_few(names, 6)})' for what, names in groups.items() if names]
     print(f'  dropped: {"; ".join(parts) or "nothing"}')
-    print(f'  filled: {preview(result.filled, 12)}')
+    print(f'  filled: {first_few(result.filled, 12)}')
     with open(args.output, 'rb') as file:
         print(f'{args.output}: {len(kept)} tensors, sha256 {sha256_of(file)}')
 
 
-def is_top(name: str) -> bool:
-    """Whether this belongs to the classifier on top of an ImageNet backbone."""
-    return name.startswith(CLASSIFIER)
-
-
-def check(state_dict: dict[str, Tensor], description: Description, args: argparse.Namespace) -> Fit:
+def check(
+    state_dict: dict[str, Tensor], description: Description, args: argparse.Namespace
+) -> Match:
     """Hold the file against the model of --config, or the one its kind and variant call for."""
-    is_backbone = description.kind in BACKBONE_KINDS
+    is_backbone = description.is_backbone
     if args.config is None and is_backbone and description.arch:
         return check_backbone(state_dict, description, args.input)
     if args.config is not None:
         config = args.config
     elif description.arch and description.kind in CONFIGS:
-        letter = VARIANTS[description.arch].letter.lower()
-        found = sorted(ROOT.glob(CONFIGS[description.kind].format(letter)))
+        size = f'{description.family.name}_{description.variant.letter}'.lower()
+        found = sorted(ROOT.glob(CONFIGS[description.kind].format(size)))
         if not found:
             raise CheckpointError(f'{args.input}: there is no config of this kind and variant here')
         config = str(found[0])
@@ -227,24 +224,23 @@ def check(state_dict: dict[str, Tensor], description: Description, args: argpars
     num_classes = description.num_classes if args.config is None or args.drop_head else None
     model = build(config, None if is_backbone else num_classes)
     if is_backbone:
-        model = model.backbone
-        state_dict, _ = split_backbone(state_dict)
-    return fit(model, state_dict, args.input, optional=is_output_norm if is_backbone else never)
+        return check_backbone(state_dict, description, args.input, model.backbone)
+    return match(model, state_dict, args.input)
 
 
-def check_backbone(state_dict: dict[str, Tensor], description: Description, path: str) -> Fit:
+def check_backbone(
+    state_dict: dict[str, Tensor],
+    description: Description,
+    path: str,
+    model: nn.Module | None = None,
+) -> Match:
+    """Hold the backbone in a file of any kind against ``model``, or the one of its size."""
     kept, _ = split_backbone(state_dict)
-    is_backbone = description.kind in BACKBONE_KINDS
-    model = RMT(description.arch)
-    return fit(model, kept, path, optional=is_output_norm if is_backbone else never)
-
-
-def is_output_norm(name: str) -> bool:
-    return name.startswith('extra_norms.')
-
-
-def never(name: str) -> bool:
-    return False
+    if model is None:
+        model = MODELS.build(dict(type=description.family.name, arch=description.arch))
+    if description.is_backbone:
+        return match(model, kept, path, description.family.is_output_norm)
+    return match(model, kept, path)
 
 
 def build(path: str, num_classes: int | None) -> nn.Module:

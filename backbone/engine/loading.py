@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, CheckpointLoader
 
-from ..weights.match import fit_checkpoint
+from ..weights.match import match_checkpoint
 from ..weights.read import Checkpoint, CheckpointError, read_checkpoint
 
 
@@ -63,7 +63,7 @@ class StrictLoadHook(Hook):
         resuming, training = runner._resume, isinstance(runner._train_loop, BaseLoop)
         if resuming:
             _check_resumable(checkpoint)
-        result = fit_checkpoint(runner.model, checkpoint, training and not resuming)
+        result = match_checkpoint(runner.model, checkpoint, training and not resuming)
         checkpoint['state_dict'] = result.state_dict
 
 

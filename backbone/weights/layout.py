@@ -1,98 +1,209 @@
-"""What a state dict is, told by its names and shapes alone; and the layout of the released files.
+"""How weights files are laid out: a table a family of backbones, and one of the kinds of files.
 
-Parameter names here are the released ones, so nothing is renamed. Three things differ in a file:
-tables that are computed here (``layers.i.Relpos``), the classification heads of ImageNet files,
-and the output norms, which ImageNet files have not.
+Parameter names here are the released ones, so nothing is renamed. What else a file holds or lacks
+stands in :data:`FAMILIES`; what a state dict is, is told by its names and shapes alone.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ..retention import decay_rates, rotary_angles
-from ..variants import VARIANTS, Variant
-from .read import CheckpointError
+from ..attention.positions import decay_rates, rotary_angles
+from ..rmt import VARIANTS, Variant
 
-CLASSIFIER = ('proj.', 'norm.', 'head.', 'aux_head.')  # tops of an ImageNet file, not downstream
-# kind: (its name for people, a name that only this kind contains); the first that is found counts
-KINDS = {
-    'cascade_mask_rcnn': ('Cascade Mask R-CNN', 'roi_head.bbox_head.0.'),
-    'mask_rcnn': ('Mask R-CNN', 'roi_head.mask_head.'),
-    'retinanet': ('RetinaNet', 'bbox_head.retina_'),
-    'upernet': ('UperNet', 'decode_head.psp_modules.'),
-    'fpn': ('Semantic FPN', 'decode_head.scale_heads.'),
-    'other': ('detector or segmentor of another kind', 'backbone.'),
-    'token_label': ('ImageNet classifier with token labelling', 'aux_head.'),
-    'imagenet': ('ImageNet classifier', 'head.'),
-    'backbone': ('backbone', 'patch_embed.'),
-}
-BACKBONE_KINDS = ('token_label', 'imagenet', 'backbone')
-# layers whose size depends on the number of classes
-CLASS_LAYER = re.compile(
-    r'roi_head\.bbox_head\.(\d\.)?fc_(cls|reg)\.|roi_head\.mask_head\.(\d\.)?conv_logits\.'
-    r'|bbox_head\.retina_cls\.|(decode|auxiliary)_head\.conv_seg\.'
+PREFIX = 'backbone.'  # before a backbone's names in the files of detectors and segmentors
+
+
+@dataclass(frozen=True)
+class Family:
+    """The files of one family of backbones.
+
+    Names are given as a bare backbone has them. They are patterns, except ``mark``, ``hidden``,
+    ``heads`` (``{}`` stands for the stage) and ``tops``.
+
+    Attributes:
+        name: type of the backbone in configs, and its name for people.
+        sizes: arch -> size.
+        tables: size -> the derived tables as the released code stores them.
+        mark: part of a name that only this family has.
+        block: start of a block's names, with the stage and the block as groups.
+        hidden: a weight of shape (hidden width of the feed-forward network, channels).
+        heads: a table of shape (heads,), which not every file has.
+        derived: tables that follow from the size: in released files, never in a model here.
+        output_norms: what ImageNet files lack.
+        optional: what any file may lack.
+        tops: starts of the names of an ImageNet classifier, which no model here has.
+    """
+
+    name: str
+    sizes: Mapping[str, Variant]
+    tables: Callable[[Variant], dict[str, Tensor]]
+    mark: str
+    block: str
+    hidden: str
+    heads: str
+    derived: str
+    output_norms: str
+    optional: str
+    tops: tuple[str, ...]
+
+    def is_derived(self, name: str) -> bool:
+        return re.fullmatch(self.derived, name.removeprefix(PREFIX)) is not None
+
+    def is_output_norm(self, name: str) -> bool:
+        return re.fullmatch(self.output_norms, name.removeprefix(PREFIX)) is not None
+
+    def is_optional(self, name: str) -> bool:
+        return re.fullmatch(self.optional, name) is not None
+
+    def is_top(self, name: str) -> bool:
+        return name.startswith(self.tops)
+
+
+def derived_tables(variant: Variant) -> dict[str, Tensor]:
+    """RMT's ``layers.i.Relpos.angle`` (d,) and ``.decay`` (n,) as the released code has them."""
+    tables = {}
+    for i, (channels, heads) in enumerate(zip(variant.channels, variant.heads, strict=True)):
+        # both channels of a turned pair carry the pair's angle
+        angle = rotary_angles(channels // heads).repeat_interleave(2)
+        tables[f'layers.{i}.Relpos.angle'] = angle
+        tables[f'layers.{i}.Relpos.decay'] = decay_rates(heads, variant.decay_span[i])
+    return tables
+
+
+_COUNTERS = r'(.*\.)?num_batches_tracked'  # of batch norms; enter no result
+
+RMT_FILES = Family(
+    name='RMT',
+    sizes=VARIANTS,
+    tables=derived_tables,
+    mark='.retention.',
+    block=r'layers\.([0-3])\.blocks\.(\d{1,3})\.',
+    hidden='layers.{}.blocks.0.ffn.fc1.weight',
+    heads='layers.{}.Relpos.decay',
+    derived=r'layers\.[0-3]\.Relpos\.(angle|decay)',
+    output_norms=r'extra_norms\.[0-3]\.(weight|bias)',
+    optional=_COUNTERS,
+    tops=('proj.', 'norm.', 'head.', 'aux_head.'),
 )
+FAMILIES = (RMT_FILES,)
+
+_NONE = r'(?!)'  # matches nothing
+UNKNOWN = Family('', {}, lambda _: {}, '', _NONE, '', '', _NONE, _NONE, _COUNTERS, ())
+"""Stands for the family of what is in none of them."""
+
+FAMILY_NAMES = ' or '.join(family.name for family in FAMILIES)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        label: its name for people.
+        mark: start of a name that only this kind has.
+        class_layers: pattern of the layers whose size depends on the number of classes.
+        is_backbone: whether it holds a bare backbone, perhaps with a classifier on top.
+    """
+
+    label: str
+    mark: str
+    class_layers: str = _NONE
+    is_backbone: bool = False
+
+
+_ROI = r'roi_head\.(bbox_head\.(\d\.)?fc_(cls|reg)|mask_head\.(\d\.)?conv_logits)\.'
+_RETINA = r'bbox_head\.retina_cls\.'
+_SEG = r'(decode|auxiliary)_head\.conv_seg\.'
+KINDS = {  # the first whose mark is found counts
+    'cascade_mask_rcnn': Kind('Cascade Mask R-CNN', 'roi_head.bbox_head.0.', _ROI),
+    'mask_rcnn': Kind('Mask R-CNN', 'roi_head.mask_head.', _ROI),
+    'retinanet': Kind('RetinaNet', 'bbox_head.retina_', _RETINA),
+    'upernet': Kind('UperNet', 'decode_head.psp_modules.', _SEG),
+    'fpn': Kind('Semantic FPN', 'decode_head.scale_heads.', _SEG),
+    'other': Kind('detector or segmentor of another kind', PREFIX, f'{_ROI}|{_RETINA}|{_SEG}'),
+    'token_label': Kind('ImageNet classifier with token labelling', 'aux_head.', is_backbone=True),
+    'imagenet': Kind('ImageNet classifier', 'head.', is_backbone=True),
+    'backbone': Kind('backbone', 'patch_embed.', is_backbone=True),
+}
+
+
+# --- what a state dict is ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Description:
-    """Kind (a key of :data:`KINDS`, '' if unknown), backbone and class count of a state dict.
+    """What a state dict is; what cannot be told is empty.
 
-    ``arch`` is a key of ``VARIANTS``, '' for an RMT of another size or no RMT; ``size`` is the
-    backbone's name for people, '' if it is no RMT.
+    Attributes:
+        kind: a key of :data:`KINDS`.
+        family: one of :data:`FAMILIES`, or :data:`UNKNOWN`.
+        arch: a key of the family's sizes; also empty for a size of somebody's own.
+        size: the backbone's name for people, 'RMT-T'.
+        num_classes: how many classes its class layers tell apart.
     """
 
     kind: str
+    family: Family
     arch: str
     size: str
     num_classes: int | None
 
+    @property
+    def variant(self) -> Variant | None:
+        return self.family.sizes.get(self.arch)
+
+    @property
+    def is_backbone(self) -> bool:
+        return bool(self.kind) and KINDS[self.kind].is_backbone
+
+    def is_class_layer(self, name: str) -> bool:
+        return bool(self.kind) and re.match(KINDS[self.kind].class_layers, name) is not None
+
     def __str__(self) -> str:
         if not self.size:
-            return 'weights of something else than RMT'
+            return f'weights of something else than {FAMILY_NAMES}'
         classes = f', {self.num_classes} classes' if self.num_classes else ''
-        return f'{self.size} {KINDS[self.kind][0]}{classes}'
+        return f'{self.size} {KINDS[self.kind].label}{classes}'
 
 
-def describe(state_dict: Mapping[str, Tensor]) -> Description:
-    """Recognise a state dict. Never raises: what cannot be told stays empty."""
+def recognise(state_dict: Mapping[str, Tensor]) -> Description:
+    """Tell what a state dict is. Never raises."""
     shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-    kinds = (k for k, (_, mark) in KINDS.items() if any(n.startswith(mark) for n in shapes))
-    arch, size = _backbone_size(shapes)
-    return Description(next(kinds, ''), arch, size, _num_classes(shapes))
+    kinds = (k for k, kind in KINDS.items() if any(n.startswith(kind.mark) for n in shapes))
+    family = family_of(state_dict)
+    arch, size = _backbone_size(family, shapes)
+    return Description(next(kinds, ''), family, arch, size, _num_classes(shapes))
 
 
-def _backbone_size(shapes: Mapping[str, tuple]) -> tuple[str, str]:
-    hidden, depths, heads = {}, {}, {}
-    for name, shape in shapes.items():
-        match = re.match(
-            r'(?:backbone\.)?layers\.([0-3])\.(blocks\.(\d{1,3})\.|Relpos\.decay$)', name
-        )
-        if match is None:
-            continue
-        stage = int(match[1])
-        if match[3] is None:
-            heads[stage] = shape
-        else:
-            depths[stage] = max(depths.get(stage, 0), int(match[3]) + 1)
-            if match[3] == '0' and name.endswith('.ffn.fc1.weight') and len(shape) == 2:
-                hidden[stage] = shape
-    stages = sorted(hidden)
-    if not stages:
+def family_of(state_dict: Mapping[str, Tensor]) -> Family:
+    """The family of the backbone in a state dict, or :data:`UNKNOWN`."""
+    return next((f for f in FAMILIES if any(f.mark in name for name in state_dict)), UNKNOWN)
+
+
+def _backbone_size(family: Family, shapes: Mapping[str, tuple]) -> tuple[str, str]:
+    shapes = {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}
+    depths = {}
+    for found in filter(None, (re.match(family.block, name) for name in shapes)):
+        stage, block = int(found[1]), int(found[2])
+        depths[stage] = max(depths.get(stage, 0), block + 1)
+    hidden = {i: shapes.get(family.hidden.format(i), ()) for i in sorted(depths)}
+    hidden = {i: shape for i, shape in hidden.items() if len(shape) == 2}
+    if not hidden:
         return '', ''
-    for arch, variant in VARIANTS.items():
+    for arch, variant in family.sizes.items():
         if all(
             depths[i] == variant.depths[i]
             and hidden[i] == (variant.channels[i] * variant.ffn_ratio[i], variant.channels[i])
-            and heads.get(i, (variant.heads[i],)) == (variant.heads[i],)
-            for i in stages
+            and shapes.get(family.heads.format(i), (variant.heads[i],)) == (variant.heads[i],)
+            for i in hidden
         ):
-            return arch, f'RMT-{variant.letter}'
-    channels = ', '.join(str(hidden[i][1]) for i in stages)
-    return '', f'RMT of custom size (channels {channels}; depths {[depths[i] for i in stages]})'
+            return arch, f'{family.name}-{variant.letter}'
+    channels = ', '.join(str(shape[1]) for shape in hidden.values())
+    depths = [depths[i] for i in hidden]
+    return '', f'{family.name} of custom size (channels {channels}; depths {depths})'
 
 
 def _num_classes(shapes: Mapping[str, tuple]) -> int | None:
@@ -107,80 +218,11 @@ def _num_classes(shapes: Mapping[str, tuple]) -> int | None:
     return rows(r'decode_head\.conv_seg\.weight') or rows(r'head\.weight')
 
 
-# --- from file to state dict ---------------------------------------------------------------------
-
-
-def unwrap(checkpoint: Mapping, source: str, key: str | None = None) -> dict[str, Tensor]:
-    """The state dict in a checkpoint: under ``key`` if given, else 'state_dict', 'model', or bare.
-
-    Raises:
-        CheckpointError: there is none, or it holds something else than plain dense tensors.
-    """
-    keys = [key] if key else [k for k in ('state_dict', 'model') if k in checkpoint]
-    state_dict = checkpoint.get(keys[0]) if keys else checkpoint
-    if isinstance(state_dict, Mapping) and isinstance(state_dict.get('state_dict'), Mapping):
-        state_dict = state_dict['state_dict']
-    nothing = not isinstance(state_dict, Mapping) or not state_dict
-    if nothing or (not keys and not any(isinstance(t, Tensor) for t in checkpoint.values())):
-        wanted = f'weights under {key!r}' if key else 'weights'
-        raise CheckpointError(f'{source}: holds no {wanted}, only {preview(checkpoint)}')
-    for name, tensor in state_dict.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            kind = type(tensor).__name__
-            raise CheckpointError(f'{source}: {name!r} is a {kind}, where only weights should be')
-        if problem := _tensor_problem(tensor):
-            raise CheckpointError(f'{source}: {name} is {problem}')
-    while all(name.startswith('module.') for name in state_dict):  # from data parallel training
-        state_dict = {name.removeprefix('module.'): t for name, t in state_dict.items()}
-    return dict(state_dict)
-
-
-def _tensor_problem(tensor: Tensor) -> str:
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        return 'not a plain dense tensor'
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return f'{tuple(tensor.shape)} numbers stretched over a smaller storage'
-    return ''
-
-
-def is_derived(name: str) -> bool:
-    """Whether this is a table that follows from the variant: stored in released files, not here."""
-    return re.fullmatch(r'(backbone\.)?layers\.\d\.Relpos\.(angle|decay)', name) is not None
-
-
 def split_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The backbone's tensors under bare names, and the names of the rest (heads)."""
-    prefix = 'backbone.' if any(name.startswith('backbone.') for name in state_dict) else ''
-    tops = () if prefix else CLASSIFIER
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in state_dict) else ''
+    tops = () if prefix else family_of(state_dict).tops
     rest = [n for n in state_dict if not n.startswith(prefix) or n.startswith(tops)]
     away = set(rest)
     kept = {n.removeprefix(prefix): t for n, t in state_dict.items() if n not in away}
     return kept, rest
-
-
-def preview(names: Iterable, count: int = 3) -> str:
-    """The first few names and how many more there are."""
-    names = [str(name)[:160] for name in names]
-    more = f', and {len(names) - count} more' if len(names) > count else ''
-    return (', '.join(names[:count]) or 'nothing') + more
-
-
-def class_names(meta: dict) -> list[str]:
-    """Class names as mmengine ('dataset_meta') or mmdet 2 and mmseg 0 ('CLASSES') store them."""
-    dataset = meta.get('dataset_meta')
-    names = dataset.get('classes') if isinstance(dataset, dict) else meta.get('CLASSES')
-    return [str(name) for name in names] if isinstance(names, (list, tuple)) else []
-
-
-# --- tables that released files store ------------------------------------------------------------
-
-
-def relpos_tables(variant: Variant) -> dict[str, Tensor]:
-    """``layers.i.Relpos.angle`` (d,) and ``.decay`` (n,) as the released code stores them."""
-    tables = {}
-    for i, (channels, heads) in enumerate(zip(variant.channels, variant.heads, strict=True)):
-        # both channels of a turned pair carry the pair's angle
-        angle = rotary_angles(channels // heads).repeat_interleave(2)
-        tables[f'layers.{i}.Relpos.angle'] = angle
-        tables[f'layers.{i}.Relpos.decay'] = decay_rates(heads, variant.decay_span[i])
-    return tables

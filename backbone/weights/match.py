@@ -13,23 +13,21 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from .layout import (
-    BACKBONE_KINDS,
-    KINDS,
-    Description,
-    describe,
-    preview,
-    relpos_tables,
-    split_backbone,
-    unwrap,
+from .layout import FAMILY_NAMES, KINDS, PREFIX, Description, recognise, split_backbone
+from .read import (
+    Checkpoint,
+    CheckpointError,
+    first_few,
+    meta_in,
+    read_checkpoint,
+    state_dict_in,
 )
-from .read import Checkpoint, CheckpointError, read_checkpoint
 
-__all__ = ['CheckpointError', 'fit', 'load_backbone', 'load_model']
+__all__ = ['CheckpointError', 'load_backbone', 'load_model', 'match', 'match_checkpoint']
 
 
 @dataclass(frozen=True)
-class Fit:
+class Match:
     """A state dict that fits a model exactly, and what was done to the file's for that.
 
     Attributes:
@@ -45,14 +43,14 @@ class Fit:
     def __str__(self) -> str:
         parts = [f'{len(self.state_dict) - len(self.filled)} tensors loaded']
         if self.dropped:
-            parts.append(f'{len(self.dropped)} dropped ({preview(self.dropped)})')
+            parts.append(f'{len(self.dropped)} dropped ({first_few(self.dropped)})')
         if self.filled:
-            parts.append(f'{len(self.filled)} as initialised ({preview(self.filled)})')
+            parts.append(f'{len(self.filled)} as initialised ({first_few(self.filled)})')
         return ', '.join(parts)
 
 
-def load_backbone(model: nn.Module, file: str, key: str | None = None) -> Fit:
-    """Load an RMT backbone from a file of any released kind: ImageNet, detector, segmentor.
+def load_backbone(model: nn.Module, file: str, key: str | None = None) -> Match:
+    """Load a backbone from a file of any released kind: ImageNet, detector, segmentor.
 
     Output norms that the file has not (ImageNet files have none) stay as initialised.
 
@@ -60,14 +58,14 @@ def load_backbone(model: nn.Module, file: str, key: str | None = None) -> Fit:
         key: where in the file, e.g. 'model_ema'; by default 'state_dict', 'model', or the file.
 
     Raises:
-        CheckpointError: see :func:`fit`.
+        CheckpointError: see :func:`match`.
     """
-    state_dict = unwrap(read_checkpoint(file), file, key)
-    description = describe(state_dict)
+    state_dict = state_dict_in(read_checkpoint(file), file, key)
+    description = recognise(state_dict)
     kept, dropped = split_backbone(state_dict)
-    result = fit(model, kept, file, lambda name: name.startswith('extra_norms.'))
+    result = match(model, kept, file, recognise(model.state_dict()).family.is_output_norm)
     model.load_state_dict(result.state_dict)
-    result = Fit(result.state_dict, dropped + result.dropped, result.filled)
+    result = Match(result.state_dict, dropped + result.dropped, result.filled)
     print_log(f'{file}: {description}: {result}', 'current')
     return result
 
@@ -76,57 +74,62 @@ def load_model(model: nn.Module, file: str) -> Checkpoint:
     """Load a whole detector or segmentor for inference; the result also has the file's 'meta'.
 
     Raises:
-        CheckpointError: see :func:`fit`.
+        CheckpointError: see :func:`match`.
     """
     checkpoint = read_checkpoint(file)
-    result = fit_checkpoint(model, checkpoint, training=False)
+    result = match_checkpoint(model, checkpoint, training=False)
     model.load_state_dict(result.state_dict)
     return checkpoint
 
 
-def fit_checkpoint(model: nn.Module, checkpoint: dict, training: bool) -> Fit:
-    """Fit a checkpoint to a detector or segmentor; heads may be missing only before training."""
+def match_checkpoint(model: nn.Module, checkpoint: dict, training: bool) -> Match:
+    """Match a checkpoint with a detector or segmentor; heads may lack only before training."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     source = getattr(checkpoint, 'source', 'the checkpoint')
-    state_dict = unwrap(checkpoint, source)
-    description, ours = describe(state_dict), describe(model.state_dict())
+    state_dict = state_dict_in(checkpoint, source)
+    description, ours = recognise(state_dict), recognise(model.state_dict())
     headless = set(_own_meta(checkpoint).get('dropped_head', ()))
     dropped = []
-    if description.kind in BACKBONE_KINDS and ours.kind not in BACKBONE_KINDS:
+    if description.is_backbone and not ours.is_backbone:
         state_dict, dropped = split_backbone(state_dict)
-        state_dict = {f'backbone.{name}': tensor for name, tensor in state_dict.items()}
-        headless = {n for n in model.state_dict() if not n.startswith('backbone.')}
-        headless |= {n for n in model.state_dict() if n.startswith('backbone.extra_norms.')}
+        state_dict = {f'{PREFIX}{name}': tensor for name, tensor in state_dict.items()}
+        norm = ours.family.is_output_norm
+        headless = {n for n in model.state_dict() if not n.startswith(PREFIX) or norm(n)}
     if headless and not training:
         raise CheckpointError(
             f'{source}: an {description}, without the heads that the config needs; '
             'train from it (load_from), or give a trained file'
         )
-    result = fit(model, state_dict, source, headless.__contains__)
-    result = Fit(result.state_dict, dropped + result.dropped, result.filled)
+    result = match(model, state_dict, source, headless.__contains__)
+    result = Match(result.state_dict, dropped + result.dropped, result.filled)
     print_log(f'{source}: {description}: {result}', 'current')
     return result
 
 
-def fit(
-    model: nn.Module, state_dict: dict[str, Tensor], source: str, optional: Callable[[str], bool]
-) -> Fit:
+def match(
+    model: nn.Module,
+    state_dict: dict[str, Tensor],
+    source: str,
+    may_lack: Callable[[str], bool] = lambda name: False,
+) -> Match:
     """Hold a state dict against a model, name by name.
 
     Args:
         source: the file, for messages.
-        optional: whether a parameter of this name may be missing, keeping its initial value.
+        may_lack: whether the file may be without this name, which then keeps its initial value.
 
     Raises:
         CheckpointError: a name is missing or unexplained, a shape or type differs, or a stored
             table says that the weights were made for another attention.
     """
     expected = model.state_dict()
-    dropped = [name for name in state_dict if name not in expected and _is_surplus(model, name)]
+    ours = recognise(expected)
+    surplus = _surplus_of(model)
+    family = ours.family
+    dropped = [n for n in state_dict if n not in expected and (family.is_derived(n) or surplus(n))]
     missing = [name for name in expected if name not in state_dict]
-    # a batch norm's counter enters no result
-    filled = [n for n in missing if n.endswith('.num_batches_tracked') or optional(n)]
+    filled = [name for name in missing if family.is_optional(name) or may_lack(name)]
     problems = {
         'missing': [name for name in missing if name not in filled],
         'unexplained': [n for n in state_dict if n not in expected and n not in dropped],
@@ -143,11 +146,11 @@ def fit(
     }
     problems = {what: names for what, names in problems.items() if names}
     if problems:
-        cause = _likely_cause(describe(state_dict), describe(expected), set(problems))
-        lists = '; '.join(f'{len(n)} {what}: {preview(n)}' for what, n in problems.items())
+        cause = _likely_cause(recognise(state_dict), ours, set(problems))
+        lists = '; '.join(f'{len(n)} {what}: {first_few(n)}' for what, n in problems.items())
         raise CheckpointError(f'{source}: {cause.format(source=source)} ({lists})')
-    _check_tables(model, state_dict, source)
-    return Fit({n: state_dict.get(n, expected[n]) for n in expected}, dropped, filled)
+    _check_tables(model, ours, state_dict, source)
+    return Match({n: state_dict.get(n, expected[n]) for n in expected}, dropped, filled)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
@@ -162,12 +165,13 @@ def _convertible(theirs: torch.dtype, ours: torch.dtype) -> bool:
 
 def _likely_cause(theirs: Description, ours: Description, problems: set[str]) -> str:
     if not theirs.size:
-        return 'these are not RMT weights'
+        return f'these are not {FAMILY_NAMES} weights'
     if theirs.size != ours.size:
-        return f'these are {theirs.size} weights; the config builds {ours.size or "no RMT"}'
-    if theirs.kind != ours.kind and ours.kind not in BACKBONE_KINDS:
-        return f'these are weights of {theirs}; the config builds {KINDS[ours.kind][0]}'
-    if theirs.num_classes != ours.num_classes and ours.kind not in BACKBONE_KINDS:
+        built = ours.size or f'no {FAMILY_NAMES}'
+        return f'these are {theirs.size} weights; the config builds {built}'
+    if theirs.kind != ours.kind and not ours.is_backbone:
+        return f'these are weights of {theirs}; the config builds {KINDS[ours.kind].label}'
+    if theirs.num_classes != ours.num_classes and not ours.is_backbone:
         return (
             f'the file is for {theirs.num_classes} classes, the config for {ours.num_classes}; to '
             'fine-tune it, drop its class layers first: '
@@ -178,36 +182,41 @@ def _likely_cause(theirs: Description, ours: Description, problems: set[str]) ->
     return 'the file does not fit the model that the config builds'
 
 
-# --- what RMT itself knows -----------------------------------------------------------------------
+# --- what the backbone itself knows --------------------------------------------------------------
 
 
-def _find_rmt(model: nn.Module) -> tuple[str, nn.Module | None]:
-    for prefix, module in (('', model), ('backbone.', getattr(model, 'backbone', None))):
+def _find_backbone(model: nn.Module) -> tuple[str, nn.Module | None]:
+    for prefix, module in (('', model), (PREFIX, getattr(model, 'backbone', None))):
         if hasattr(module, 'is_surplus'):
             return prefix, module
     return '', None
 
 
-def _is_surplus(model: nn.Module, name: str) -> bool:
-    prefix, rmt = _find_rmt(model)
-    return rmt is not None and name.startswith(prefix) and rmt.is_surplus(name.removeprefix(prefix))
+def _surplus_of(model: nn.Module) -> Callable[[str], bool]:
+    """Whether a backbone with fewer outputs rightly has no place for a name."""
+    prefix, backbone = _find_backbone(model)
+    if backbone is None:
+        return lambda name: False
+    return lambda name: name.startswith(prefix) and backbone.is_surplus(name.removeprefix(prefix))
 
 
-def _check_tables(model: nn.Module, state_dict: dict[str, Tensor], source: str) -> None:
-    """Stored angles and decays say for which attention the weights were trained."""
-    prefix, rmt = _find_rmt(model)
-    for name, table in relpos_tables(rmt.variant).items() if rmt is not None else ():
+def _check_tables(
+    model: nn.Module, ours: Description, state_dict: dict[str, Tensor], source: str
+) -> None:
+    """Stored tables say for which attention the weights were trained."""
+    prefix, backbone = _find_backbone(model)
+    tables = ours.family.tables(backbone.variant) if backbone is not None else {}
+    for name, table in tables.items():
         stored = state_dict.get(prefix + name)
         if stored is None:
             continue
         if stored.shape != table.shape or not torch.allclose(stored.float(), table, rtol=1e-3):
             raise CheckpointError(
-                f'{source}: {prefix + name} differs from what {describe(rmt.state_dict()).size} '
-                'computes; the weights were made for other heads or another decay'
+                f'{source}: {prefix + name} differs from what {ours.size} computes; '
+                'the weights were made for other heads or another decay'
             )
 
 
 def _own_meta(checkpoint: dict) -> dict:
-    meta = checkpoint.get('meta')
-    own = meta.get('rmt') if isinstance(meta, dict) else None
+    own = meta_in(checkpoint).get('rmt')
     return own if isinstance(own, dict) else {}

@@ -1,4 +1,4 @@
-"""Bytes of a weights file -> dict, without running any code the file may carry.
+"""Bytes of a weights file -> dict -> state dict, without running any code the file may carry.
 
 A ``.pth`` file is a pickle, and unpickling can call any function; see ``unpickle.py``.
 """
@@ -10,15 +10,14 @@ import re
 import stat
 import struct
 import zipfile
+from collections.abc import Iterable, Mapping
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
-from mmengine.logging import print_log
+from torch import Tensor
 
 from .unpickle import disarm_config_text, load_pickle
-
-TRUST_VARIABLE = 'RMT_TRUST_CHECKPOINT'
 
 
 class CheckpointError(ValueError):
@@ -154,10 +153,6 @@ def _read_safetensors(path: str) -> dict:
 
 
 def _unpickle(path: str, file: BinaryIO, map_location: Any) -> Any:
-    trusted = os.environ.get(TRUST_VARIABLE, '').strip().lower()
-    if trusted and trusted == sha256_of(file):
-        print_log(f'{path}: trusted by {TRUST_VARIABLE}, code in it may run', 'current')
-        return torch.load(file, map_location, weights_only=False)
     try:
         return load_pickle(file, map_location)
     except UnpicklingError as error:
@@ -166,7 +161,8 @@ def _unpickle(path: str, file: BinaryIO, map_location: Any) -> Any:
             raise CheckpointError(f'{path}: damaged pickle ({_first_line(error)})') from error
         raise CheckpointError(
             f'{path}: refused, it asks for {named[1]}, which may run code; if you trust whoever '
-            f'made it, allow this one file by setting {TRUST_VARIABLE}={sha256_of(file)}'
+            'made it, load it yourself with torch.load(..., weights_only=False) and save its '
+            'state_dict with torch.save'
         ) from error
     except Exception as error:  # whatever a damaged pickle makes torch stumble over
         raise CheckpointError(
@@ -190,10 +186,66 @@ def sha256_of(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def sha256_of_tensors(tensors: dict[str, torch.Tensor]) -> str:
+def sha256_of_tensors(tensors: dict[str, Tensor]) -> str:
     """SHA-256 of names, types, shapes and values: the same in whatever file they are."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+# --- what the dict holds -------------------------------------------------------------------------
+
+
+def state_dict_in(checkpoint: Mapping, source: str, key: str | None = None) -> dict[str, Tensor]:
+    """The state dict in a checkpoint: under ``key`` if given, else 'state_dict', 'model', or bare.
+
+    Raises:
+        CheckpointError: there is none, or it holds something else than plain dense tensors.
+    """
+    keys = [key] if key else [k for k in ('state_dict', 'model') if k in checkpoint]
+    state_dict = checkpoint.get(keys[0]) if keys else checkpoint
+    if isinstance(state_dict, Mapping) and isinstance(state_dict.get('state_dict'), Mapping):
+        state_dict = state_dict['state_dict']
+    nothing = not isinstance(state_dict, Mapping) or not state_dict
+    if nothing or (not keys and not any(isinstance(t, Tensor) for t in checkpoint.values())):
+        wanted = f'weights under {key!r}' if key else 'weights'
+        raise CheckpointError(f'{source}: holds no {wanted}, only {first_few(checkpoint)}')
+    for name, tensor in state_dict.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            kind = type(tensor).__name__
+            raise CheckpointError(f'{source}: {name!r} is a {kind}, where only weights should be')
+        if problem := _tensor_problem(tensor):
+            raise CheckpointError(f'{source}: {name} is {problem}')
+    while all(name.startswith('module.') for name in state_dict):  # from data parallel training
+        state_dict = {name.removeprefix('module.'): t for name, t in state_dict.items()}
+    return dict(state_dict)
+
+
+def _tensor_problem(tensor: Tensor) -> str:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        return 'not a plain dense tensor'
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f'{tuple(tensor.shape)} numbers stretched over a smaller storage'
+    return ''
+
+
+def meta_in(checkpoint: Mapping) -> dict:
+    """What a checkpoint says of itself; ``['rmt']`` is what the converter wrote. Empty if not."""
+    meta = checkpoint.get('meta')
+    return meta if isinstance(meta, dict) else {}
+
+
+def class_names(meta: dict) -> list[str]:
+    """Class names as mmengine ('dataset_meta') or mmdet 2 and mmseg 0 ('CLASSES') store them."""
+    dataset = meta.get('dataset_meta')
+    names = dataset.get('classes') if isinstance(dataset, dict) else meta.get('CLASSES')
+    return [str(name) for name in names] if isinstance(names, (list, tuple)) else []
+
+
+def first_few(names: Iterable, count: int = 3) -> str:
+    """The first few names and how many more there are."""
+    names = [str(name)[:160] for name in names]
+    more = f', and {len(names) - count} more' if len(names) > count else ''
+    return (', '.join(names[:count]) or 'nothing') + more

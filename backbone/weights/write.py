@@ -7,39 +7,44 @@ import os
 import torch
 from torch import Tensor
 
-from ..variants import VARIANTS
-from .layout import (
-    BACKBONE_KINDS,
-    CLASS_LAYER,
-    Description,
-    class_names,
-    relpos_tables,
-    unwrap,
-)
+from .layout import PREFIX, Description
 from .read import (
     Checkpoint,
     CheckpointError,
+    class_names,
+    meta_in,
     read_checkpoint,
     sha256_of,
     sha256_of_tensors,
+    state_dict_in,
 )
 
 LAYOUTS = ('pth', 'safetensors', 'released')
 
 
 def class_layers(kept: dict[str, Tensor], description: Description, path: str) -> list[str]:
-    names = [name for name in kept if CLASS_LAYER.match(name)]
+    """Names of the layers whose size is the class count.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    names = [name for name in kept if description.is_class_layer(name)]
     if not names:
         raise CheckpointError(f'{path}: {description}, has no class layers to drop')
     return names
 
 
 def released_tables(kept: dict[str, Tensor], description: Description) -> dict[str, Tensor]:
-    """The tables that the released code stores, under the file's prefix."""
-    if not description.arch:
-        raise CheckpointError('the released code has no RMT of this size')
-    prefix = 'backbone.' if any(name.startswith('backbone.') for name in kept) else ''
-    return {prefix + n: t for n, t in relpos_tables(VARIANTS[description.arch]).items()}
+    """The tables that the released code stores, under the file's prefix.
+
+    Raises:
+        CheckpointError: the backbone is of a size that the released code does not know.
+    """
+    family, variant = description.family, description.variant
+    if variant is None:
+        raise CheckpointError(f'the released code has no {family.name or "backbone"} of this size')
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in kept) else ''
+    return {prefix + name: table for name, table in family.tables(variant).items()}
 
 
 def describe_source(
@@ -50,7 +55,7 @@ def describe_source(
     path: str,
 ) -> dict:
     """What the file is and where it comes from; plain data, so that it fits both formats."""
-    old = checkpoint.get('meta') if isinstance(checkpoint.get('meta'), dict) else {}
+    old = meta_in(checkpoint)
     with open(path, 'rb') as file:
         source_sha256 = sha256_of(file)
     rmt = {
@@ -71,14 +76,14 @@ def describe_source(
 
 
 def write_checkpoint(
-    path: str, tensors: dict[str, Tensor], meta: dict, layout: str, kind: str
+    path: str, tensors: dict[str, Tensor], meta: dict, layout: str, description: Description
 ) -> None:
     """Write beside ``path``, read back, compare, and only then put it in place.
 
     Args:
         layout: one of :data:`LAYOUTS`. 'released' files of backbones have their weights under
             'model', all else has them under 'state_dict'.
-        kind: a key of :data:`~backbone.weights.layout.KINDS`.
+        description: what the tensors are.
     """
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     beside = f'{path}.{os.getpid()}.partial'
@@ -88,9 +93,9 @@ def write_checkpoint(
 
             save_file(tensors, beside, metadata={'format': 'pt', 'meta': json.dumps(meta)})
         else:
-            key = 'model' if layout == 'released' and kind in BACKBONE_KINDS else 'state_dict'
+            key = 'model' if layout == 'released' and description.is_backbone else 'state_dict'
             torch.save({'meta': meta, key: tensors}, beside)
-        again = unwrap(read_checkpoint(beside), path)
+        again = state_dict_in(read_checkpoint(beside), path)
         if sha256_of_tensors(again) != meta['rmt']['tensors_sha256']:
             raise CheckpointError(f'{path}: reads back differently from what was written')
         os.replace(beside, path)

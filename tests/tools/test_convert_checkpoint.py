@@ -25,8 +25,8 @@ from released_files import (
 from support import cli
 
 from backbone import RMT, VARIANTS
-from backbone.weights.layout import CLASS_LAYER
-from backbone.weights.match import CheckpointError, fit_checkpoint, load_backbone, load_model
+from backbone.weights.layout import recognise
+from backbone.weights.match import CheckpointError, load_backbone, load_model, match_checkpoint
 from backbone.weights.read import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def files(tmp_path):
 def test_every_tensor_of_every_detector_and_segmentor_arrives(config):
     model = build(config)
     file = downstream_file(model, numbered(model))
-    result = fit_checkpoint(model, file, training=False)
+    result = match_checkpoint(model, file, training=False)
     assert result.filled == []
     assert all('Relpos' in name or 'extra_norms' in name for name in result.dropped)
     model.load_state_dict(result.state_dict)
@@ -205,9 +205,9 @@ def test_a_dropped_head_lets_own_classes_be_trained(kind, files, capsys):
     torch.save(file, source)
     mine = build(config, 2)
     with pytest.raises(CheckpointError, match='--drop-head'):
-        fit_checkpoint(mine, read_checkpoint(source), training=True)
+        match_checkpoint(mine, read_checkpoint(source), training=True)
     convert(source, out, '--drop-head')
-    result = fit_checkpoint(mine, read_checkpoint(out), training=True)
+    result = match_checkpoint(mine, read_checkpoint(out), training=True)
     assert result.filled
     assert all(name in capsys.readouterr().out for name in result.filled[:1])
     assert {n.rsplit('.', 1)[0].rsplit('.', 1)[-1] for n in result.filled} <= {
@@ -217,17 +217,16 @@ def test_a_dropped_head_lets_own_classes_be_trained(kind, files, capsys):
         if name not in result.filled:
             assert torch.equal(tensor, file['state_dict'][name]), name
     with pytest.raises(CheckpointError, match='without the heads'):
-        fit_checkpoint(mine, read_checkpoint(out), training=False)
+        match_checkpoint(mine, read_checkpoint(out), training=False)
 
 
 @pytest.mark.parametrize('kind', SMALLEST)
 def test_class_layers_are_those_whose_size_follows_the_class_count(kind):
-    shapes = [
-        {name: tensor.shape for name, tensor in build(SMALLEST[kind], count).state_dict().items()}
-        for count in (2, 5)
-    ]
+    weights = [build(SMALLEST[kind], count).state_dict() for count in (2, 5)]
+    description = recognise(weights[0])
+    shapes = [{name: tensor.shape for name, tensor in part.items()} for part in weights]
     differ = {name for name in shapes[0] if shapes[0][name] != shapes[1][name]}
-    assert differ == {name for name in shapes[0] if CLASS_LAYER.match(name)}
+    assert differ == {name for name in shapes[0] if description.is_class_layer(name)}
 
 
 def test_a_custom_size_is_checked_against_its_config(files, tmp_path):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from released_files import MINI, classifier, imagenet_file, names_digest, numbered, with_tables
+from mmengine.registry import MODELS
+from released_files import MINI, classifier, names_digest, with_tables
 
 from backbone import RMT, VARIANTS
-from backbone.weights.layout import describe, preview, relpos_tables, unwrap
-from backbone.weights.read import CheckpointError
+from backbone.weights.layout import FAMILIES, derived_tables, recognise
 
 # SHA-256 of the sorted lines "name [shape]" of the released state dicts:
 # (downstream backbone, ImageNet's top, token labelling's top)
@@ -54,28 +54,28 @@ def test_every_variant_and_kind_is_recognised(model):
     weights = dict(model.state_dict())
     top = classifier(model.variant.channels[-1], token_label=True)
     plain = classifier(model.variant.channels[-1], token_label=False)
-    assert str(describe(weights)) == f'RMT-{letter} backbone'
-    assert describe({**weights, **top}).kind == 'token_label'
-    assert describe({**weights, **plain}).kind == 'imagenet'
-    assert describe({**weights, **plain}).num_classes == 1000
+    assert str(recognise(weights)) == f'RMT-{letter} backbone'
+    assert recognise({**weights, **top}).kind == 'token_label'
+    assert recognise({**weights, **plain}).kind == 'imagenet'
+    assert recognise({**weights, **plain}).num_classes == 1000
     in_detector = {f'backbone.{name}': tensor for name, tensor in weights.items()}
-    assert describe(in_detector).size == f'RMT-{letter}'
-    assert describe(in_detector).kind == 'other'
+    assert recognise(in_detector).size == f'RMT-{letter}'
+    assert recognise(in_detector).kind == 'other'
 
 
 def test_another_size_is_described_by_its_channels_and_depths():
-    description = describe(RMT(MINI).state_dict())
+    description = recognise(RMT(MINI).state_dict())
     assert description.arch == ''
     assert 'channels 16, 24, 32, 48; depths [1, 1, 2, 1]' in str(description)
 
 
 def test_what_is_no_rmt_is_said_to_be_none():
-    assert str(describe({'fc.weight': torch.zeros(3, 3)})) == 'weights of something else than RMT'
-    assert describe({}).kind == ''
+    assert str(recognise({'fc.weight': torch.zeros(3, 3)})) == 'weights of something else than RMT'
+    assert recognise({}).kind == ''
 
 
 def test_tables_follow_the_formula():
-    tables = relpos_tables(VARIANTS['tiny'])
+    tables = derived_tables(VARIANTS['tiny'])
     angle, decay = tables['layers.0.Relpos.angle'], tables['layers.0.Relpos.decay']
     assert angle.tolist() == pytest.approx(
         [10000 ** -(j // 2 / 7) for j in range(16)], rel=1e-5
@@ -84,42 +84,15 @@ def test_tables_follow_the_formula():
     assert decay.tolist() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize('wrap', [
-    lambda weights: {'model': weights, 'epoch': 1},
-    lambda weights: {'meta': {}, 'state_dict': weights},
-    lambda weights: weights,
-    lambda weights: {'state_dict': {f'module.{n}': t for n, t in weights.items()}},
-    lambda weights: {f'module.module.{n}': t for n, t in weights.items()},
-])  # fmt: skip
-def test_weights_are_found_however_they_are_wrapped(wrap):
-    weights = numbered(RMT(MINI))
-    assert unwrap(wrap(weights), 'x').keys() == weights.keys()
-
-
-def test_model_ema_is_taken_when_asked():
-    file = imagenet_file(RMT(MINI))
-    first = 'patch_embed.proj.0.weight'
-    assert unwrap(file, 'x')[first].flatten()[0] == 1
-    assert unwrap(file, 'x', 'model_ema')[first].flatten()[0] == 0.5
-
-
-@pytest.mark.parametrize(('checkpoint', 'words'), [
-    ({}, 'holds no weights'),
-    ({'state_dict': {}}, 'holds no weights, only state_dict'),
-    ({'model': {'a': 1}}, "'a' is a int"),
-    ({'state_dict': {'a': torch.zeros(2, 2).to_sparse()}}, 'a is not a plain dense tensor'),
-    ({'a': torch.zeros(1).expand(10**6)}, 'stretched over a smaller storage'),
-])  # fmt: skip
-def test_what_holds_no_plain_weights_is_refused(checkpoint, words):
-    with pytest.raises(CheckpointError, match=f'file.pth: .*{words}'):
-        unwrap(checkpoint, 'file.pth')
-
-
-def test_a_missing_key_is_refused_and_the_present_ones_listed():
-    with pytest.raises(CheckpointError, match="no weights under 'ema', only model, epoch"):
-        unwrap({'model': numbered(RMT(MINI)), 'epoch': 1}, 'file.pth', 'ema')
-
-
-def test_long_lists_are_cut():
-    assert preview(['a', 'b', 'c', 'd', 'e']) == 'a, b, c, and 2 more'
-    assert preview([]) == 'nothing'
+@pytest.mark.parametrize('family', FAMILIES, ids=lambda family: family.name)
+def test_a_family_tells_its_names_apart(family):
+    for arch, variant in family.sizes.items():
+        model = MODELS.build(dict(type=family.name, arch=arch))
+        names, tables = list(model.state_dict()), list(family.tables(variant))
+        assert all(family.is_derived(n) and family.is_derived(f'backbone.{n}') for n in tables)
+        assert all(model.is_surplus(n) for n in tables)
+        assert not any(family.is_derived(n) or family.is_top(n) for n in names)
+        norms = [n for n in names if family.is_output_norm(n)]
+        assert norms == list(model.extra_norms.state_dict(prefix='extra_norms.'))
+        counters = [n for n in names if family.is_optional(n)]
+        assert counters == [n for n in names if n.endswith('.num_batches_tracked')]

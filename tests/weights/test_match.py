@@ -1,63 +1,28 @@
-"""Loading is complete or refused: backbones, whole models, and the runner's own paths."""
+"""Loading is complete or refused: backbones and whole models."""
 
 import pytest
 import torch
 from golden import recipe_state_dict
-from mmengine.model import BaseModel
-from mmengine.registry import MODELS
 from released_files import (
     MINI,
+    Detector,
     assert_holds,
+    detector_file,
+    headless_file,
     imagenet_file,
     imagenet_weights,
     numbered,
     with_tables,
 )
-from torch import nn
 
 from backbone import RMT, VARIANTS
-from backbone.engine.loading import StrictLoadHook
 from backbone.weights.match import (
     CheckpointError,
-    fit_checkpoint,
     load_backbone,
     load_model,
+    match_checkpoint,
 )
 from backbone.weights.read import Checkpoint
-
-
-class Detector(BaseModel):
-    """The shape of a detector: a backbone, a neck, and a head with a layer per class."""
-
-    def __init__(self, num_classes=3, **backbone):
-        super().__init__()
-        self.backbone = MODELS.build(dict(type='RMT', arch=MINI, **backbone))
-        self.neck = nn.Conv2d(48, 8, 1)
-        self.decode_head = nn.ModuleDict(
-            dict(scale_heads=nn.Conv2d(8, 8, 1), conv_seg=nn.Conv2d(8, num_classes, 1))
-        )
-
-    def forward(self, *_):
-        raise NotImplementedError
-
-
-class TrainRunner:
-    """What the hook reads of a runner."""
-
-    def __init__(self, model, resume=False):
-        from mmengine.runner import BaseLoop
-
-        self.model = model
-        self._resume = resume
-        self._train_loop = BaseLoop.__new__(type('Loop', (BaseLoop,), {'run': None}))
-
-
-class TestRunner(TrainRunner):
-    __test__ = False
-
-    def __init__(self, model):
-        super().__init__(model)
-        self._train_loop = {'type': 'Loop'}
 
 
 @pytest.fixture
@@ -73,15 +38,6 @@ def messages(monkeypatch):
         'backbone.weights.match.print_log', lambda text, *_, **__: lines.append(text)
     )
     return lines
-
-
-def detector_file(model, num_classes=3):
-    """A trained file of a detector with this backbone."""
-    source = Detector(num_classes)
-    return {
-        'meta': dict(epoch=12, mmdet_version='2.11.0'),
-        'state_dict': with_tables(numbered(source), source.backbone, 'backbone.'),
-    }
 
 
 # --- backbones -----------------------------------------------------------------------------------
@@ -130,7 +86,7 @@ def test_every_wrapping_of_a_backbone_loads(wrap, path):
 
 
 def test_a_backbone_is_taken_out_of_a_detector(path, messages):
-    file = detector_file(Detector())
+    file = detector_file()
     torch.save(file, path)
     model = RMT(MINI)
     load_backbone(model, path)
@@ -206,47 +162,29 @@ def test_another_variants_weights_are_named(arch, path):
         load_backbone(RMT(arch), path)
 
 
-# --- detectors and segmentors through the runner's hook ------------------------------------------
+# --- detectors and segmentors --------------------------------------------------------------------
 
 
-def load_by_hook(runner, file, source='released.pth'):
-    """As mmengine does it: the hook, then load_state_dict with strict=False."""
+def load(model, file, training=False):
+    """Match a file that came from released.pth, and load it."""
     checkpoint = Checkpoint(file)
-    checkpoint.source = source
-    StrictLoadHook().after_load_checkpoint(runner, checkpoint)
-    runner.model.load_state_dict(checkpoint['state_dict'], strict=False)
+    checkpoint.source = 'released.pth'
+    model.load_state_dict(match_checkpoint(model, checkpoint, training).state_dict)
 
 
-@pytest.mark.parametrize('runner', [TrainRunner, TestRunner])
-def test_a_released_detector_loads_whole(runner, messages):
+@pytest.mark.parametrize('training', [True, False])
+def test_a_released_detector_loads_whole(training, messages):
     model = Detector()
-    file = detector_file(model)
-    load_by_hook(runner(model), file)
+    file = detector_file()
+    load(model, file, training)
     assert_holds(model, file['state_dict'])
     assert 'RMT of custom size' in messages[-1]
     assert 'Semantic FPN, 3 classes' in messages[-1]
     assert '8 dropped (backbone.layers.0.Relpos.angle' in messages[-1]
 
 
-def test_a_wrapped_model_loads_the_same():
-    model = Detector()
-    file = detector_file(model)
-
-    class Wrapper(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.module = model
-
-    from mmengine.registry import MODEL_WRAPPERS
-
-    MODEL_WRAPPERS.register_module(module=Wrapper, force=True)
-    checkpoint = Checkpoint(file)
-    StrictLoadHook().after_load_checkpoint(TestRunner(Wrapper()), checkpoint)
-    assert checkpoint['state_dict'].keys() == model.state_dict().keys()
-
-
 def test_load_model_is_for_demos(path):
-    file = detector_file(Detector())
+    file = detector_file()
     torch.save(file, path)
     model = Detector(out_indices=(1, 2, 3))
     assert load_model(model, path)['meta']['epoch'] == 12
@@ -254,20 +192,20 @@ def test_load_model_is_for_demos(path):
 
 
 def test_counters_may_be_missing_but_nothing_else(messages):
-    file = detector_file(Detector())
+    file = detector_file()
     counters = [n for n in file['state_dict'] if n.endswith('num_batches_tracked')]
     for name in counters:
         del file['state_dict'][name]
-    load_by_hook(TestRunner(Detector()), file)
+    load(Detector(), file)
     assert f'{len(counters)} as initialised' in messages[-1]
     del file['state_dict']['neck.weight']
     with pytest.raises(CheckpointError, match=r'incomplete \(1 missing: neck.weight\)'):
-        load_by_hook(TestRunner(Detector()), file)
+        load(Detector(), file)
 
 
 def test_another_class_count_points_to_the_way_to_drop_the_head():
     with pytest.raises(CheckpointError) as caught:
-        load_by_hook(TrainRunner(Detector(2)), detector_file(Detector(3), 3))
+        load(Detector(2), detector_file(3), training=True)
     message = str(caught.value)
     assert 'the file is for 3 classes, the config for 2' in message
     assert 'python tools/convert_checkpoint.py released.pth OUT --drop-head' in message
@@ -275,53 +213,42 @@ def test_another_class_count_points_to_the_way_to_drop_the_head():
 
 
 def test_a_file_without_its_head_starts_training_and_nothing_else(messages):
-    file = detector_file(Detector())
-    for name in ('decode_head.conv_seg.weight', 'decode_head.conv_seg.bias'):
-        del file['state_dict'][name]
-    headless = ['decode_head.conv_seg.weight', 'decode_head.conv_seg.bias']
-    file['meta']['rmt'] = {'dropped_head': headless}
+    file = headless_file()
     model = Detector(2)
-    load_by_hook(TrainRunner(model), file)
+    load(model, file, training=True)
     assert_holds(model, file['state_dict'], but='conv_seg')
     assert '2 as initialised (decode_head.conv_seg.weight' in messages[-1]
     with pytest.raises(CheckpointError, match='without the heads that the config needs'):
-        load_by_hook(TestRunner(Detector(2)), file)
+        load(Detector(2), file)
 
 
 def test_training_may_start_from_an_imagenet_file(messages):
     model = Detector()
     before = {n: t.clone() for n, t in model.state_dict().items()}
     file = imagenet_file(model.backbone, token_label=True)
-    load_by_hook(TrainRunner(model), dict(file))
+    load(model, dict(file), training=True)
     weights = {f'backbone.{n}': t for n, t in file['model'].items()}
     heads = {n: t for n, t in before.items() if n.startswith(('neck', 'decode', 'backbone.extra'))}
     assert_holds(model, {**weights, **heads})
     assert 'as initialised' in messages[-1]
     with pytest.raises(CheckpointError, match=r'ImageNet classifier.*without the heads'):
-        load_by_hook(TestRunner(model), dict(file))
+        load(model, dict(file))
 
 
 def test_a_detector_of_another_kind_is_named():
-    file = detector_file(Detector())
+    file = detector_file()
     moved = {
         n.replace('decode_head.', 'roi_head.mask_head.'): t for n, t in file['state_dict'].items()
     }
     with pytest.raises(
         CheckpointError, match=r'weights of .*Mask R-CNN; the config builds Semantic'
     ):
-        load_by_hook(TestRunner(Detector()), {'state_dict': moved})
-
-
-def test_a_file_without_training_state_cannot_be_resumed():
-    runner = TrainRunner(Detector(), resume=True)
-    with pytest.raises(CheckpointError, match=r'optimizer, param_schedulers, message_hub, iter\).*'
-                       'cannot be resumed; to start from its weights use load_from'):  # fmt: skip
-        load_by_hook(runner, detector_file(Detector()))
+        load(Detector(), {'state_dict': moved})
 
 
 def test_a_checkpoint_without_a_source_still_says_something():
     with pytest.raises(CheckpointError, match='the checkpoint: holds no weights'):
-        fit_checkpoint(Detector(), {'meta': {}}, training=False)
+        match_checkpoint(Detector(), {'meta': {}}, training=False)
 
 
 def test_features_are_the_same_after_a_released_file(path):

@@ -15,9 +15,9 @@ from released_files import MINI, imagenet_file, numbered
 from safetensors.torch import save
 
 from backbone import RMT
-from backbone.weights.layout import split_backbone, unwrap
+from backbone.weights.layout import split_backbone
 from backbone.weights.match import load_backbone
-from backbone.weights.read import CheckpointError, read_checkpoint
+from backbone.weights.read import CheckpointError, read_checkpoint, state_dict_in
 
 RUNS = 60
 MODEL = RMT(MINI)
@@ -37,7 +37,7 @@ def load(path: str) -> str:
         for name, tensor in MODEL.state_dict().items():
             assert torch.equal(tensor, BEFORE[name]), name
         return message
-    kept, _ = split_backbone(unwrap(read_checkpoint(path), path))
+    kept, _ = split_backbone(state_dict_in(read_checkpoint(path), path))
     for name, tensor in MODEL.state_dict().items():
         if name in kept or not name.startswith('extra_norms.'):
             value = kept.get(name)

@@ -2,30 +2,28 @@
 
 import argparse
 import functools
-import hashlib
-import http.server
 import io
 import json
 import os
 import pickle
 import struct
-import threading
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
-from mmengine.runner import CheckpointLoader, load_checkpoint
+from released_files import MINI, imagenet_file, numbered
 from safetensors.torch import save_file
 
-import backbone.engine  # noqa: F401  (the loaders of mmengine under test)
+from backbone import RMT
 from backbone.weights import read
 from backbone.weights.read import (
-    TRUST_VARIABLE,
     CheckpointError,
+    first_few,
     read_checkpoint,
     sha256_of_tensors,
+    state_dict_in,
 )
 
 WEIGHTS = {'a': torch.arange(6.0).reshape(2, 3), 'b': torch.ones(4)}
@@ -194,28 +192,7 @@ def test_code_is_refused_by_name_and_does_not_run(name, legacy, path, tmp_path):
     message = refusal(path)
     assert not marker.exists()
     assert f'refused, it asks for {named}' in message
-    with open(path, 'rb') as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
-    assert f'{TRUST_VARIABLE}={digest}' in message
-
-
-def test_code_does_not_run_on_mmengines_own_path(path, tmp_path):
-    marker = tmp_path / 'it-ran'
-    torch.save({'state_dict': WEIGHTS, 'x': attacks(str(marker))['eval'][0]}, path)
-    with pytest.raises(CheckpointError, match='eval'):
-        load_checkpoint(torch.nn.Linear(2, 2), path)
-    assert not marker.exists()
-
-
-def test_a_trusted_file_is_read_and_only_that_one(path, tmp_path, monkeypatch):
-    torch.save({'state_dict': WEIGHTS, 'x': Calls(complex, 1, 2), 'y': Calls(round, 1.5)}, path)
-    other = str(tmp_path / 'other.pth')
-    torch.save({'state_dict': WEIGHTS, 'y': Calls(round, 2.5)}, other)
-    assert 'asks for round' in refusal(path)
-    with open(path, 'rb') as file:
-        monkeypatch.setenv(TRUST_VARIABLE, hashlib.sha256(file.read()).hexdigest().upper())
-    assert read_checkpoint(path)['y'] == 2
-    assert 'asks for round' in refusal(other)
+    assert 'torch.load(..., weights_only=False)' in message
 
 
 def test_a_history_buffer_brings_no_methods_of_its_own(path):
@@ -325,39 +302,45 @@ def test_damaged_safetensors_are_refused(path):
     assert 'damaged safetensors file' in refusal(path)
 
 
-# --- every scheme of mmengine --------------------------------------------------------------------
+# --- what the dict holds -------------------------------------------------------------------------
 
 
-def test_every_scheme_of_mmengine_goes_through_here():
-    for scheme, loader in CheckpointLoader._schemes.items():
-        assert loader.__module__ == 'backbone.weights.read', scheme
+@pytest.mark.parametrize('wrap', [
+    lambda weights: {'model': weights, 'epoch': 1},
+    lambda weights: {'meta': {}, 'state_dict': weights},
+    lambda weights: weights,
+    lambda weights: {'state_dict': {f'module.{n}': t for n, t in weights.items()}},
+    lambda weights: {f'module.module.{n}': t for n, t in weights.items()},
+])  # fmt: skip
+def test_weights_are_found_however_they_are_wrapped(wrap):
+    weights = numbered(RMT(MINI))
+    assert state_dict_in(wrap(weights), 'x').keys() == weights.keys()
 
 
-@pytest.mark.parametrize('address', ['torchvision://resnet50', 's3://bucket/a.pth', 'x:s3://b/a'])
-def test_stores_are_refused(address):
-    with pytest.raises(CheckpointError, match='download the file'):
-        CheckpointLoader.load_checkpoint(address)
+def test_model_ema_is_taken_when_asked():
+    file = imagenet_file(RMT(MINI))
+    first = 'patch_embed.proj.0.weight'
+    assert state_dict_in(file, 'x')[first].flatten()[0] == 1
+    assert state_dict_in(file, 'x', 'model_ema')[first].flatten()[0] == 0.5
 
 
-def test_a_download_is_read_by_the_same_rule(tmp_path, monkeypatch):
-    served = tmp_path / 'served'
-    served.mkdir()
-    torch.save({'state_dict': WEIGHTS}, served / 'good.pth')
-    torch.save({'state_dict': WEIGHTS, 'x': Calls(eval, '1')}, served / 'bad.pth')
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+@pytest.mark.parametrize(('checkpoint', 'words'), [
+    ({}, 'holds no weights'),
+    ({'state_dict': {}}, 'holds no weights, only state_dict'),
+    ({'model': {'a': 1}}, "'a' is a int"),
+    ({'state_dict': {'a': torch.zeros(2, 2).to_sparse()}}, 'a is not a plain dense tensor'),
+    ({'a': torch.zeros(1).expand(10**6)}, 'stretched over a smaller storage'),
+])  # fmt: skip
+def test_what_holds_no_plain_weights_is_refused(checkpoint, words):
+    with pytest.raises(CheckpointError, match=f'file.pth: .*{words}'):
+        state_dict_in(checkpoint, 'file.pth')
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
 
-    handler = functools.partial(Quiet, directory=str(served))
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f'http://127.0.0.1:{server.server_port}'
-        good = CheckpointLoader.load_checkpoint(f'{address}/good.pth?download=1')
-        with pytest.raises(CheckpointError, match='asks for eval'):
-            CheckpointLoader.load_checkpoint(f'{address}/bad.pth')
-        with pytest.raises(CheckpointError, match=r'none\.pth: download failed .*404'):
-            CheckpointLoader.load_checkpoint(f'{address}/none.pth')
-        server.shutdown()
-    assert torch.equal(good['state_dict']['a'], WEIGHTS['a'])
+def test_a_missing_key_is_refused_and_the_present_ones_listed():
+    with pytest.raises(CheckpointError, match="no weights under 'ema', only model, epoch"):
+        state_dict_in({'model': numbered(RMT(MINI)), 'epoch': 1}, 'file.pth', 'ema')
+
+
+def test_long_lists_are_cut():
+    assert first_few(['a', 'b', 'c', 'd', 'e']) == 'a, b, c, and 2 more'
+    assert first_few([]) == 'nothing'
