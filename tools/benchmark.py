@@ -15,7 +15,6 @@ import argparse
 import importlib.util
 import itertools
 import json
-import os
 import re
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import torch
 from support import cli
 from support.benchmarking import report as benchmark_report
 from support.benchmarking.case import RIVALS, VARIANT_LETTERS, Case, timing
+from support.files import atomic_write
 from support.paths import TOOLS
 
 ATTENTION = ['naive', 'fused', 'kernel', 'auto']
@@ -141,9 +141,7 @@ def collect(cases: list[Case], results: list[dict], file: Path, rounds: int = 1)
         else:
             places[case] = len(results)
             results.append(result)
-        beside = file.with_suffix('.part')
-        beside.write_text(json.dumps(results, indent=1))
-        os.replace(beside, file)
+        atomic_write(file, json.dumps(results, indent=1))
 
 
 def together(before: dict, new: dict) -> dict:

@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from support import cli
+from support.files import atomic_write
 
 
 def read_coco(path: str | os.PathLike) -> dict:
@@ -48,12 +49,7 @@ def write_coco(content: dict, path: str | os.PathLike) -> None:
     """Write an annotation file; what is there stays whole until the new one is."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f'{path.name}.{os.getpid()}')
-    try:
-        fresh.write_text(json.dumps(content))
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    atomic_write(path, json.dumps(content))
 
 
 def main() -> None:

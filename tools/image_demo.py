@@ -3,7 +3,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from mmengine.device import get_device
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 from support import cli
+from support.files import atomic_write
 from torch import nn
 
 from backbone.weights.match import load_model
@@ -118,9 +118,7 @@ def main() -> None:
         )
         found[str(path)] = findings(sample, model.dataset_meta['classes'], args.score_thr)
         print(f'{i}/{len(images)} {place}', flush=True)
-    beside = out / 'predictions.json.part'
-    beside.write_text(json.dumps(found, indent=1))
-    os.replace(beside, out / 'predictions.json')
+    atomic_write(out / 'predictions.json', json.dumps(found, indent=1))
     if unreadable:
         raise cli.UserError(f'{len(unreadable)} of {len(images)} images could not be read')
 

@@ -16,7 +16,6 @@ import argparse
 import functools
 import io
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -33,6 +32,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from support import cli
 from support.benchmarking.case import machine
+from support.files import atomic_write
 from support.one_image import use_image
 from torch import nn
 
@@ -316,9 +316,7 @@ def main() -> None:
     evaluate = f'{result["evaluate"] * 1e3:.1f} ms'
     print(f'besides, once at the end: the metric of {args.images + 1} images, {evaluate}')
     if args.json:
-        beside = args.json.with_name(args.json.name + '.part')
-        beside.write_text(json.dumps(result, indent=1))
-        os.replace(beside, args.json)
+        atomic_write(args.json, json.dumps(result, indent=1))
 
 
 if __name__ == '__main__':

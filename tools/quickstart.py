@@ -20,6 +20,7 @@ from coco_subset import read_coco, subset, write_coco
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 from support import checks, cli, quickstart_pictures
+from support.files import atomic_write
 from support.paths import ROOT
 
 MOST_VAL_IMAGES = 100  # of a directory given by --data: an image takes a third of a second
@@ -187,7 +188,7 @@ def run(
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         machine=dict(cores=cores, processor=platform.machine(), torch=torch.__version__),
     )
-    (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n')
+    atomic_write(out / 'results.json', json.dumps(results, indent=1) + '\n')
     say(f'4/4 result on {results["images"]["val"]} images not trained on')
     print(summary(results['metrics']))
     print(

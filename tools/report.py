@@ -9,11 +9,11 @@ those is typed by hand.
 
 import argparse
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from support import cli
+from support.files import atomic_write
 from support.paths import ROOT
 from support.reporting.html import html_page
 from support.reporting.markdown import markdown_page, with_variants
@@ -44,10 +44,7 @@ def render(rows: list[Row], results: dict[str, dict]) -> dict[str, Callable[[], 
 
 
 def write(path: Path, text: str) -> None:
-    """Write beside, then put in place: an interrupted write leaves the old file."""
-    beside = path.with_name(path.name + '.new')
-    beside.write_text(text, encoding='utf-8')
-    os.replace(beside, path)
+    atomic_write(path, text)
     print(path.relative_to(ROOT))
 
 

@@ -1,6 +1,7 @@
 """The demo's pictures: curves of a run, and predictions beside the truth."""
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
+
+from support.files import atomic_write
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -54,7 +57,7 @@ def draw_curves(scalars: list[dict], found: list[dict], path: Path) -> None:
     right.legend(fontsize=8)
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=90)
+    atomic_write(path, partial(figure.savefig, dpi=90))
     plt.close(figure)
 
 
@@ -80,7 +83,7 @@ def draw_predictions(runner: Runner, path: Path) -> None:
     ]
     rows = [np.hstack(pairs[i : i + 2]) for i in range(0, len(pairs) - len(pairs) % 2, 2)]
     sheet = np.vstack(rows) if rows else pairs[0]
-    cv2.imwrite(str(path), sheet)
+    atomic_write(path, cv2.imencode(path.suffix, sheet)[1].tobytes())
 
 
 def pair(visualizer, sample) -> np.ndarray:

@@ -1,8 +1,10 @@
 """The benchmark's table and plots, from its results alone."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from support.files import atomic_write
 from support.reporting import paper
 
 PEERS = {'swin-t': ('Swin', 's'), 'swin-s': ('Swin', 'b'), 'pvtv2-b1': ('PVTv2-B1', 't')}
@@ -31,7 +33,7 @@ def summary(result: dict) -> str:
 
 def write(results: list[dict], folder: Path) -> None:
     """``benchmark.md`` and the plots that the results allow."""
-    (folder / 'benchmark.md').write_text(table(results))
+    atomic_write(folder / 'benchmark.md', table(results))
     measured = [r for r in results if 'seconds_median' in r]
     plots: dict[str, Callable] = {
         'latency': plot_latency,
@@ -42,7 +44,8 @@ def write(results: list[dict], folder: Path) -> None:
     for name, plot in plots.items():
         figure = plot(measured)
         if figure is not None:
-            figure.savefig(folder / f'{name}.png', dpi=120, bbox_inches='tight')
+            save = partial(figure.savefig, dpi=120, bbox_inches='tight')
+            atomic_write(folder / f'{name}.png', save)
 
 
 def table(results: list[dict]) -> str:
