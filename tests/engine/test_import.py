@@ -23,7 +23,9 @@ from mmengine.runner import CheckpointLoader
 
 schemes = dict(CheckpointLoader._schemes)
 before = set(sys.modules)
-Config.fromfile(sys.argv[1]) if sys.argv[1].endswith('.py') else importlib.import_module(sys.argv[1])
+name = sys.argv[1]
+Config.fromfile(name) if name.endswith('.py') else importlib.import_module(name)
+new = set(sys.modules) - before
 ours = {
     f'{registry}': [n for n, m in found.module_dict.items() if m.__module__.startswith('backbone')]
     for registry, found in vars(mmengine.registry).items()
@@ -31,7 +33,7 @@ ours = {
 }
 print(json.dumps({
     'modules': sorted(sys.modules),
-    'packages': sorted({n.split('.')[0] for n in set(sys.modules) - before} - sys.stdlib_module_names),
+    'packages': sorted({n.split('.')[0] for n in new} - sys.stdlib_module_names),
     'schemes are the same': CheckpointLoader._schemes == schemes,
     'registered': {registry: sorted(names) for registry, names in ours.items() if names},
 }))
@@ -39,8 +41,10 @@ print(json.dumps({
 
 
 def imported(name: str, marker: Path) -> dict:
-    """What a fresh process finds after importing a module, or reading a config;
-    a compiler that is run leaves ``marker``."""
+    """What a fresh process finds after importing a module, or reading a config.
+
+    A compiler that is run leaves ``marker``.
+    """
     compiler = marker.with_suffix('.sh')
     compiler.write_text(f'#!/bin/sh\ntouch {marker}\nexit 1\n')
     compiler.chmod(0o755)
@@ -50,7 +54,7 @@ def imported(name: str, marker: Path) -> dict:
         text=True,
         check=True,
         cwd=ROOT,
-        env={**os.environ, 'CXX': str(compiler)},
+        env={**os.environ, 'CXX': str(compiler), 'XDG_CACHE_HOME': str(marker.parent)},
     )
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -65,6 +69,8 @@ def test_backbone_brings_the_models_alone(tmp_path: Path) -> None:
     assert found['schemes are the same']
     assert found['registered'] == {'MODELS': ['RMT']}
     assert found['packages'] == ['backbone']
+    heavy = {'mmdet', 'mmseg', 'mmcv', 'safetensors', 'triton', 'torchvision'}
+    assert heavy.isdisjoint(found['modules'])
 
 
 def assert_engine_is_there(found: dict) -> None:
