@@ -25,7 +25,7 @@ def load_pickle(file: BinaryIO, map_location: Any) -> Any:
         Exception: whatever a damaged pickle makes torch stumble over.
     """
     with torch.serialization.safe_globals(_STAND_INS):
-        return restore(torch.load(file, map_location, weights_only=True), {})
+        return _restore(torch.load(file, map_location, weights_only=True), {})
 
 
 class _Dtype:
@@ -95,7 +95,7 @@ _STAND_INS = [
 ]
 
 
-def restore(data: Any, seen: dict[int, Any]) -> Any:
+def _restore(data: Any, seen: dict[int, Any]) -> Any:
     """Put the real arrays and buffers where their stand-ins are, in place where possible."""
     if isinstance(data, (_Dtype, _Array, _Buffer)):
         return data.value
@@ -105,13 +105,13 @@ def restore(data: Any, seen: dict[int, Any]) -> Any:
     seen[id(data)] = data, restored  # holds the object itself, lest its id be given to another
     if isinstance(data, dict):
         for key in data:
-            data[key] = restore(data[key], seen)
+            data[key] = _restore(data[key], seen)
     elif isinstance(data, argparse.Namespace):
-        restore(vars(data), seen)
+        _restore(vars(data), seen)
     elif type(data) is list:
-        data[:] = [restore(value, seen) for value in data]
+        data[:] = [_restore(value, seen) for value in data]
     elif type(data) is tuple:
-        restored = tuple(restore(value, seen) for value in data)
+        restored = tuple(_restore(value, seen) for value in data)
         seen[id(data)] = data, restored
     return restored
 

@@ -1,12 +1,15 @@
 """Recognition by names and shapes, and that those are the released ones."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from mmengine.registry import MODELS
 from released_files import MINI, classifier, names_digest, with_tables
 
 from backbone import RMT, VARIANTS
-from backbone.weights.layout import FAMILIES, derived_tables, recognise
+from backbone.weights import layout
+from backbone.weights.layout import FAMILIES, RMT_FILES, derived_tables, recognise, split_backbone
 
 # SHA-256 of the sorted lines "name [shape]" of the released state dicts:
 # (downstream backbone, ImageNet's top, token labelling's top)
@@ -96,3 +99,15 @@ def test_a_family_tells_its_names_apart(family):
         assert norms == list(model.extra_norms.state_dict(prefix='extra_norms.'))
         counters = [n for n in names if family.is_optional(n)]
         assert counters == [n for n in names if n.endswith('.num_batches_tracked')]
+
+
+def test_a_second_family_is_a_second_row_of_the_table(monkeypatch):
+    other = replace(RMT_FILES, name='Other', mark='.attn.', tops=('top.',))
+    monkeypatch.setattr(layout, 'FAMILIES', (RMT_FILES, other))
+    ours = RMT('tiny').state_dict()
+    theirs = {name.replace('.retention.', '.attn.'): tensor for name, tensor in ours.items()}
+    assert str(recognise(ours)) == 'RMT-T backbone'
+    assert str(recognise(theirs)) == 'Other-T backbone'
+    top = {'top.weight': torch.zeros(2)}
+    assert split_backbone({**theirs, **top})[1] == list(top)
+    assert split_backbone({**ours, **top})[1] == []
