@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ROOT / 'tools'
 sys.path.insert(0, str(TOOLS))
 
-from support import cli  # noqa: E402  (configs are read in a quarter of the time from here on)
+from support import cli  # noqa: E402
+from support.config import metafiles_read_once  # noqa: E402
 
 from backbone.kernels import build  # noqa: E402
 
@@ -168,6 +169,12 @@ def call_tool(name: str, *arguments: object) -> int:
         except SystemExit as end:
             return int(end.code or 0)
         return 0
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _quick_configs() -> Iterator[None]:
+    with metafiles_read_once():
+        yield
 
 
 @pytest.fixture(autouse=True)

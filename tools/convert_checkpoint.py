@@ -14,9 +14,9 @@ import argparse
 import os
 
 import torch
-from mmengine import Config
 from mmengine.registry import MODELS, init_default_scope
 from support import cli
+from support.config import find_config, from_file
 from support.paths import ROOT
 from torch import Tensor, nn
 
@@ -245,7 +245,7 @@ def check_backbone(
 
 def build(path: str, num_classes: int | None) -> nn.Module:
     """The model of a config, with another class count if one is given."""
-    config = Config.fromfile(cli.find_config(path))
+    config = from_file(find_config(path))
     init_default_scope(config.get('default_scope', 'mmengine'))
     if num_classes is not None:
         set_num_classes(config.model, num_classes)

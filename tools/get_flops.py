@@ -22,6 +22,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
 from support import cli
+from support.config import load_config
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -116,7 +117,7 @@ def main() -> None:
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     args = parser.parse_args()
 
-    cfg = cli.load_config(args)
+    cfg = load_config(args)
     shape = tuple(args.shape or DEFAULT_SHAPE[cfg.default_scope])
     if min(shape) < 32:
         raise cli.UserError(f'--shape {shape[0]} {shape[1]}: RMT takes images from 32 x 32 up')

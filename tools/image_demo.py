@@ -15,6 +15,7 @@ from mmengine.device import get_device
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 from support import cli
+from support.config import read_config
 from support.files import atomic_write
 from torch import nn
 
@@ -94,7 +95,7 @@ def findings(sample: BaseDataElement, classes: tuple[str, ...], score_thr: float
 
 def main() -> None:
     args = parse_args()
-    cfg = cli.read_config(args.config, args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     cli.existing_file(args.checkpoint, 'checkpoint')
     images = find_images(args.images)
     model, infer = build(cfg, args.checkpoint, args.device)

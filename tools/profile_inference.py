@@ -32,6 +32,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from support import cli
 from support.benchmarking.case import machine
+from support.config import read_config
 from support.files import atomic_write
 from support.one_image import use_image
 from torch import nn
@@ -293,7 +294,7 @@ def check(args: argparse.Namespace, cfg: Config) -> None:
 
 def main() -> None:
     args = parse_args()
-    cfg = cli.read_config(args.config, args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     check(args, cfg)
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -19,7 +19,7 @@ import torch
 from coco_subset import read_coco, subset, write_coco
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
-from support import checks, cli, quickstart_pictures
+from support import checks, cli, config, quickstart_pictures
 from support.files import atomic_write
 from support.paths import ROOT
 
@@ -70,7 +70,7 @@ def load_config(task: Task, data: Path, work_dir: Path, options: dict) -> Config
         launcher='none',
         local_rank=0,
     )
-    return cli.load_config(args)
+    return config.load_config(args)
 
 
 def fit_to_coco(cfg: Config, data: Path, work_dir: Path) -> None:
@@ -158,7 +158,7 @@ def run(
         f'{cfg.train_dataloader.batch_size} images from random weights, on {cores} cores, and '
         'evaluating on images it never sees; "eta" is the time left'
     )
-    runner = cli.build_runner(cfg)
+    runner = config.build_runner(cfg)
     checks.build_loops(runner, ('train', 'val'))
     trained = time.perf_counter()
     runner.train()

@@ -2,14 +2,15 @@
 """Write the tables of paper against ours from docs/paper.yml and what runs left behind.
 
 Takes up the evaluations below every --runs folder, counts costs where a config changed, and writes
-docs/results.json, docs/report.html, the README.md and metafile.yml of both config folders,
-model-index.yml, the variants' table in README.md and the rows in docs/reproduction.md. Nothing of
-those is typed by hand.
+docs/results.json, the README.md and metafile.yml of both config folders with their plots in
+docs/img, model-index.yml, the variants' table in README.md and the rows in docs/reproduction.md.
+Nothing of those is typed by hand. All metrics go on one page to look at, work_dirs/report.html.
 """
 
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from support import cli
@@ -19,22 +20,25 @@ from support.reporting.html import html_page
 from support.reporting.markdown import markdown_page, with_variants
 from support.reporting.metafile import metafile, model_index
 from support.reporting.paper import Row, read_paper
+from support.reporting.plots import PLOTS, png, png_name
 from support.reporting.reproduction import with_rows
 from support.reporting.results import RESULTS, update_results
 
 FOLDERS = ('det_configs', 'seg_configs')
 
 
-def render(rows: list[Row], results: dict[str, dict]) -> dict[str, Callable[[], str]]:
-    """What makes each generated file's text, by the file's path from the root."""
+def render(rows: list[Row], results: dict[str, dict]) -> dict[str, Callable[[], str | bytes]]:
+    """What makes each generated file's content, by the file's path from the root."""
     _, peers = read_paper()
     readme = (ROOT / 'README.md').read_text(encoding='utf-8')
     guide = (ROOT / 'docs' / 'reproduction.md').read_text(encoding='utf-8')
     files = {
-        'docs/report.html': lambda: html_page(rows, results, peers),
+        'work_dirs/report.html': lambda: html_page(rows, results, peers),
         'README.md': lambda: with_variants(readme, rows, results),
         'docs/reproduction.md': lambda: with_rows(guide, rows, results),
     }
+    for table in PLOTS:
+        files[f'docs/img/{png_name(table)}'] = partial(png, table, rows, results, peers)
     for folder in FOLDERS:
         own = [row for row in rows if row.table.folder == folder]
         files[f'{folder}/README.md'] = lambda own=own: markdown_page(own, results)
@@ -43,8 +47,9 @@ def render(rows: list[Row], results: dict[str, dict]) -> dict[str, Callable[[], 
     return files
 
 
-def write(path: Path, text: str) -> None:
-    atomic_write(path, text)
+def write(path: Path, content: str | bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(path, content)
     print(path.relative_to(ROOT))
 
 
@@ -55,10 +60,10 @@ def main() -> None:
     args = parser.parse_args()
     rows, _ = read_paper()
     results = update_results(rows, args.runs, args.recount)
-    texts = {path: make() for path, make in render(rows, results).items()}  # all, then write
+    contents = {path: make() for path, make in render(rows, results).items()}  # all, then write
     write(RESULTS, json.dumps(results, indent=1) + '\n')
-    for path, text in texts.items():
-        write(ROOT / path, text)
+    for path, content in contents.items():
+        write(ROOT / path, content)
 
 
 if __name__ == '__main__':

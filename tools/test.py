@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, METRICS
 from mmengine.runner import Runner
 from support import checks, cli
+from support.config import build_runner, load_config
 
 
 @METRICS.register_module()
@@ -79,12 +80,12 @@ def write_outputs(cfg: Config, out: str | None, show_dir: str | None) -> None:
 
 def main() -> None:
     args = parse_args()
-    cfg = cli.load_config(args)
+    cfg = load_config(args)
     cfg.load_from = cli.existing_file(args.checkpoint, 'checkpoint')
     write_outputs(cfg, args.out, args.show_dir)
     checks.check_data(cfg, ('test',))
 
-    runner = cli.build_runner(cfg)
+    runner = build_runner(cfg)
     checks.build_loops(runner, ('test',))
     with checks.naming_label_maps(cfg, ('test',)):
         runner.test()

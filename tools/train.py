@@ -4,6 +4,7 @@
 import argparse
 
 from support import checks, cli
+from support.config import build_runner, load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,7 +24,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = cli.load_config(args)
+    cfg = load_config(args)
     if args.amp and not cfg.optim_wrapper.get('type', 'OptimWrapper').startswith('Amp'):
         cfg.optim_wrapper.type = 'AmpWhereAvailable'
     if args.resume:
@@ -34,7 +35,7 @@ def main() -> None:
             cli.existing_file(cfg[key], 'checkpoint')
     checks.check_data(cfg, ('train', 'val'))
 
-    runner = cli.build_runner(cfg)
+    runner = build_runner(cfg)
     checks.build_loops(runner, ('train', 'val'))
     with checks.naming_label_maps(cfg, ('train', 'val')):
         runner.train()

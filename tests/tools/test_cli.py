@@ -39,15 +39,6 @@ def test_config_that_does_not_load_says_why(fails: Callable[..., str], tmp_path:
     assert 'absent.py' in fails('train', 'broken.py')
 
 
-def test_config_is_found_from_the_working_directory_and_from_the_project(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert cli.find_config(DET_CONFIG) == str(ROOT / DET_CONFIG)
-    (tmp_path / 'mine.py').write_text('')
-    assert cli.find_config('mine.py') == 'mine.py'
-
-
 @pytest.mark.parametrize(
     ('option', 'expected'),
     [
@@ -80,14 +71,6 @@ def test_resume_from_a_file_that_is_not_there(
 def test_checkpoint_that_is_a_directory(fails: Callable[..., str], tiny_det: list[str]) -> None:
     line = fails('test', DET_CONFIG, '.', '--cfg-options', *tiny_det)
     assert line.startswith('checkpoint .: is a directory')
-
-
-def test_lists_become_tuples_where_the_config_has_one() -> None:
-    from mmengine.config import Config
-
-    cfg = Config(dict(train_pipeline=[dict(scale=(1333, 800))]))
-    cli._merge(cfg, {'train_pipeline.0.scale': [640, 480]})
-    assert cfg.train_pipeline[0].scale == (640, 480)
 
 
 def test_only_one_process_of_a_machine_speaks(

@@ -1,6 +1,7 @@
 """The generated tables: up to date, honest about runs, and in OpenMMLab's format."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -109,8 +110,17 @@ def test_hash_tells_another_model_but_not_another_place():
 def test_the_tables_in_the_folders_are_what_the_results_give():
     texts = report.render(ROWS, results.read_results())
     for path, make in texts.items():
-        if not path.endswith('.html'):  # the plots' bytes are matplotlib's
+        if path.endswith('.png'):  # the bytes are matplotlib's
+            assert (ROOT / path).is_file(), f'{path}: run tools/report.py'
+        elif not path.startswith('work_dirs/'):
             assert (ROOT / path).read_text() == make(), f'{path}: run tools/report.py'
+
+
+@pytest.mark.parametrize('folder', report.FOLDERS)
+def test_every_link_and_picture_of_a_folders_tables_leads_somewhere(folder):
+    links = re.findall(r'\]\(([^)#:]+)', (ROOT / folder / 'README.md').read_text())
+    assert [link for link in links if not (ROOT / folder / link).is_file()] == []
+    assert any(link.endswith('.png') for link in links)
 
 
 def test_the_numbers_in_the_text_are_the_counted_ones():
@@ -134,7 +144,7 @@ def test_the_guide_has_the_commands_of_every_row_and_its_expected_number():
 
 
 def test_html_page_needs_nothing_else_and_shows_every_row_and_peer():
-    page = (ROOT / 'docs' / 'report.html').read_text()
+    page = report.render(ROWS, results.read_results())['work_dirs/report.html']()
     for name in (*BY_NAME, *(peer for table in PEERS.values() for peer in table)):
         assert name in page
     assert page.count('<svg') == 4
@@ -166,6 +176,9 @@ def test_report_takes_up_a_run_and_keeps_it_when_the_run_is_gone(copy, run_tool)
     entry = yaml.safe_load((copy / 'det_configs' / 'metafile.yml').read_text())['Models'][0]
     assert entry['Metadata']['Results from'] == 'this project'
     assert entry['Results'][0]['Metrics'] == {'box AP': 47.5}
+    assert '+0.4' in (copy / 'work_dirs' / 'report.html').read_text()
+    for table in ('mask_rcnn_1x', 'upernet_160k'):
+        assert (copy / 'docs' / 'img' / f'paper-{table}.png').read_bytes().startswith(b'\x89PNG')
     assert run_tool('report') == 0
     assert (copy / 'det_configs' / 'README.md').read_text() == readme
 

@@ -38,7 +38,7 @@ class Case:
 
     Attributes:
         model: a key of VARIANT_LETTERS or RIVALS, or ``matrix`` (the machine's matrix rate).
-        attention: of RMT, a name in :mod:`backbone.retention`; empty for a rival.
+        attention: of RMT, a name in :mod:`backbone.attention`; empty for a rival.
         mode: 'inference', 'training' (forward and backward), or 'training-cp' (with_cp).
         part: 'all', 'axial' (the stages of axial attention with the stem), 'attention' (the whole
             attention of the first stage that has one, alone), 'frame' (all but the blocks).
@@ -169,9 +169,9 @@ def build(case: Case) -> tuple[Callable[[], tuple], nn.Module]:
         stage = next(i for i, axial in enumerate(model.variant.axial) if not axial)
         scale, width = 2 ** (stage + 2), model.variant.channels[stage]
         H, W = -(-case.height // scale), -(-case.width // scale)
-        layer, positions = model.layers[stage].blocks[0].retention, model.layers[stage].positions
+        layer, attention = model.layers[stage].blocks[0].retention, model.layers[stage].attention
         x = torch.randn(case.batch, H, W, width, device=case.device)
-        return lambda: (layer(x, positions(H, W, x.device)),), layer
+        return lambda: (layer(x, attention.prepare(x)),), layer
     image = torch.randn(case.batch, 3, case.height, case.width, device=case.device)
     small = torch.randn(1, 3, 64, 64, device=case.device)
     with torch.no_grad():

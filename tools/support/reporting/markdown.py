@@ -6,7 +6,8 @@ from typing import Any
 
 from backbone.rmt import VARIANTS
 from support import cli
-from support.reporting.paper import Row
+from support.reporting.paper import Row, Table
+from support.reporting.plots import PLOTS, png_name
 from support.reporting.results import TOLERANCE, status
 
 SHORT = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'mIoU': 'mIoU'}
@@ -25,8 +26,8 @@ Metrics in percent: *paper*, then *ours* with the difference where there is a ru
 Status: **paper**, the paper's number alone; **reproduced**, the whole validation set evaluated \
 here, at most {tolerance} below the paper; **measured on a subset**, fewer images or other test \
 settings, so not comparable with the paper; **not run**, neither. How to run each row, and what to \
-expect: [docs/reproduction.md](../docs/reproduction.md). All metrics and plots: \
-[docs/report.html](../docs/report.html).
+expect: [docs/reproduction.md](../docs/reproduction.md). All metrics as one page: \
+`python tools/report.py` writes `work_dirs/report.html`.
 """
 TITLES = {'det_configs': 'Detection on COCO', 'seg_configs': 'Segmentation on ADE20K'}
 
@@ -43,12 +44,19 @@ def markdown_page(rows: list[Row], results: dict[str, dict]) -> str:
         parts.append(
             f'\n## {table.title} ({table.schedule})\n\n' + text_table([*head, 'status'], lines)
         )
+        if table.name in PLOTS:
+            parts.append(f'\n![{plots_text(table)}](../docs/img/{png_name(table.name)})\n')
     notes = [
         f'- `{row.name}`: {note}' for row in rows if (note := run_note(results[row.name]['run']))
     ]
     if notes:
         parts.append('\n## Runs\n\n' + '\n'.join(notes) + '\n')
     return ''.join(parts)
+
+
+def plots_text(table: Table) -> str:
+    """What stands for a table's plots where they are not seen."""
+    return f'{PLOTS[table.name]} of {table.title}, as published, against FLOPs and parameters'
 
 
 def row_cells(row: Row, result: dict[str, Any], metrics: list[str]) -> list[str]:

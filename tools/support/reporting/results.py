@@ -15,6 +15,7 @@ from typing import Any
 from mmengine.config import Config
 
 from support import cli
+from support.config import from_file
 from support.paths import ROOT
 from support.reporting.paper import Row
 
@@ -89,7 +90,7 @@ def find_runs(folder: Path, rows: list[Row]) -> Iterator[tuple[Row, Run]]:
 def _read_run(row: Row, file: Path, log: Path, used: Path) -> Run:
     try:
         values = json.loads(file.read_text(encoding='utf-8'))
-        cfg = Config.fromfile(used, import_custom_modules=False)
+        cfg = from_file(used, import_custom_modules=False)
     except (ValueError, SyntaxError) as error:
         raise cli.UserError(f'{file}: not what tools/test.py writes: {error}') from error
     metrics = {}
@@ -104,7 +105,7 @@ def _read_run(row: Row, file: Path, log: Path, used: Path) -> Run:
     if not metrics or not steps or not processes:
         raise cli.UserError(f'{file}: has no {row.table.metrics[0]}, or {log.name} has no end')
     images = int(steps[-1]) * int(processes[1]) * cfg.test_dataloader.batch_size
-    ours = evaluation_settings(Config.fromfile(ROOT / row.config))
+    ours = evaluation_settings(from_file(ROOT / row.config))
     theirs = evaluation_settings(cfg)
     changed = sorted(k for k in ours.keys() | theirs if ours.get(k) != theirs.get(k))
     # the last steps of several processes may repeat some images
@@ -144,7 +145,7 @@ def update_results(rows: list[Row], folders: list[Path], recount: bool) -> dict[
 
     old, results = read_results(), {}
     for i, row in enumerate(rows, start=1):
-        cfg = Config.fromfile(ROOT / row.config)
+        cfg = from_file(ROOT / row.config)
         known, digits = old.get(row.name, {}), config_hash(cfg)
         if recount or known.get('hash') != digits:
             print(f'[{i}/{len(rows)}] counting {row.name}', flush=True)
