@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from released_files import MINI
 from torch.utils.data import Dataset
 
-import backbone  # noqa: F401  (registers the model and the hooks)
+import backbone.engine  # noqa: F401  (registers the model and the hooks)
 
 
 @DATASETS.register_module()

@@ -19,7 +19,8 @@ SCRIPT = Path(__file__).with_name('resume_run.py')
 
 def train_and_die(work_dir: Path, kind: str) -> None:
     """Train in another process, which is killed in the fifth iteration."""
-    path = os.pathsep.join((str(SCRIPT.parents[2]), os.environ.get('PYTHONPATH', '')))
+    tests, root = SCRIPT.parents[1:3]
+    path = os.pathsep.join((str(tests), str(root), os.environ.get('PYTHONPATH', '')))
     done = subprocess.run(
         [sys.executable, str(SCRIPT), str(work_dir), kind],
         capture_output=True,
