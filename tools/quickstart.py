@@ -30,7 +30,7 @@ COLUMNS = dict(AP='', AP50='_50', AP75='_75', small='_s', medium='_m', large='_l
 
 @dataclass(frozen=True)
 class Task:
-    """What differs between the two demos."""
+    """What differs between the two tasks."""
 
     title: str
     config: str

@@ -1,4 +1,4 @@
-"""The demo from data to pictures, in miniature."""
+"""The quick start from data to pictures, in miniature."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ QUICK = {
 
 @pytest.fixture(scope='module')
 def coco(tmp_path_factory):
-    root = tmp_path_factory.mktemp('demo') / 'coco'
+    root = tmp_path_factory.mktemp('quickstart') / 'coco'
     shapes_dataset.make_dataset(root, counts=COUNTS)
     return root
 

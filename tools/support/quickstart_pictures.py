@@ -1,4 +1,4 @@
-"""The demo's pictures: curves of a run, and predictions beside the truth."""
+"""The quick start's pictures: curves of a run, and predictions beside the truth."""
 
 import tempfile
 from functools import partial

@@ -20,7 +20,7 @@ from support.paths import ROOT
 from support.reporting.paper import Row
 
 RESULTS = ROOT / 'docs' / 'results.json'
-WHOLE = {'COCO': 5000, 'ADE20K': 2000}
+VAL_IMAGES = {'COCO': 5000, 'ADE20K': 2000}
 """Images of the validation sets."""
 
 TOLERANCE = 0.3
@@ -109,7 +109,7 @@ def _read_run(row: Row, file: Path, log: Path, used: Path) -> Run:
     theirs = evaluation_settings(cfg)
     changed = sorted(k for k in ours.keys() | theirs if ours.get(k) != theirs.get(k))
     # the last steps of several processes may repeat some images
-    whole = WHOLE[row.table.dataset]
+    whole = VAL_IMAGES[row.table.dataset]
     images = whole if whole <= images < whole * 1.01 else images
     time = datetime.strptime(file.stem, '%Y%m%d_%H%M%S').isoformat(sep=' ')
     return Run(metrics, images, changed, Path(cfg.load_from).name, time)
@@ -121,7 +121,7 @@ def better(run: dict[str, Any], row: Row) -> tuple:
 
 
 def is_whole(run: dict[str, Any], row: Row) -> bool:
-    return run['images'] >= WHOLE[row.table.dataset] and not run['changed']
+    return run['images'] >= VAL_IMAGES[row.table.dataset] and not run['changed']
 
 
 def status(row: Row, run: dict[str, Any] | None) -> str:
