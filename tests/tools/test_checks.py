@@ -112,7 +112,7 @@ def test_annotations_that_are_no_coco_json(
 @pytest.fixture
 def _too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """No annotation file is small enough to be read twice."""
-    monkeypatch.setattr(checks, 'READ_UP_TO', 0)
+    monkeypatch.setattr(checks.coco, 'READ_UP_TO', 0)
 
 
 @pytest.mark.usefixtures('_too_large')
@@ -161,7 +161,7 @@ def test_large_annotations_name_images_that_are_absent(
 ) -> None:
     (coco / 'train2017/000000000002.jpg').unlink()
     assert '000000000002.jpg: listed, but there is no such file' in refused()
-    monkeypatch.setattr(checks, 'SKIM_ROWS', 1)  # looks no further than the first
+    monkeypatch.setattr(checks.coco, 'SKIM_ROWS', 1)  # looks no further than the first
     cfg = copy.deepcopy(read(DET_CONFIG))
     cfg.merge_from_dict({'data_root': str(coco)})
     checks.check_data(apply_keys(cfg), ('train',))
