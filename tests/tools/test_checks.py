@@ -84,6 +84,15 @@ def test_missing_image_folder(refused: Callable[..., str], coco: Path) -> None:
     assert 'train2017' in refused()
 
 
+def assert_names_the_file(
+    content: bytes, expected: str, refused: Callable[..., str], coco: Path
+) -> None:
+    (coco / TRAIN).write_bytes(content)
+    line = refused()
+    assert str(coco / TRAIN) in line
+    assert expected in line
+
+
 @pytest.mark.parametrize(
     ('content', 'expected'),
     [
@@ -103,10 +112,7 @@ def test_missing_image_folder(refused: Callable[..., str], coco: Path) -> None:
 def test_annotations_that_are_no_coco_json(
     content: bytes, expected: str, refused: Callable[..., str], coco: Path
 ) -> None:
-    (coco / TRAIN).write_bytes(content)
-    line = refused()
-    assert str(coco / TRAIN) in line
-    assert expected in line
+    assert_names_the_file(content, expected, refused, coco)
 
 
 @pytest.fixture
@@ -138,10 +144,7 @@ def test_large_annotations_that_are_good_pass(tiny_det: list[str]) -> None:
 def test_large_annotations_that_are_no_coco_json(
     content: bytes, expected: str, refused: Callable[..., str], coco: Path
 ) -> None:
-    (coco / TRAIN).write_bytes(content)
-    line = refused()
-    assert str(coco / TRAIN) in line
-    assert expected in line
+    assert_names_the_file(content, expected, refused, coco)
 
 
 @pytest.mark.usefixtures('_too_large')

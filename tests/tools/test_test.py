@@ -14,42 +14,44 @@ def metrics(work_dir: Path) -> dict:
     return json.loads(next(work_dir.glob('2*/2*.json')).read_text())
 
 
+@pytest.fixture
+def evaluated(
+    tmp_path: Path, checkpoints: dict[str, Path], run_tool: Callable[..., int]
+) -> Callable[[str, list[str]], tuple[dict, list[dict]]]:
+    """Runs the tool with all its outputs (pictures in show/); returns metrics and predictions."""
+
+    def evaluate(config: str, options: list[str]) -> tuple[dict, list[dict]]:
+        out, work = tmp_path / 'out.pkl', tmp_path / 'work'
+        arguments = ('--out', out, '--show-dir', tmp_path / 'show', '--work-dir', work)
+        arguments += ('--cfg-options', *options)
+        assert run_tool('test', config, checkpoints[config], *arguments) == 0
+        return metrics(work), pickle.loads(out.read_bytes())
+
+    return evaluate
+
+
 def test_detection_writes_metrics_predictions_and_pictures(
-    tmp_path: Path, tiny_coco: Path, tiny_det: list[str], checkpoints: dict[str, Path],
-    run_tool: Callable[..., int],
-) -> None:  # fmt: skip
-    out, show = tmp_path / 'out.pkl', tmp_path / 'show'
-    arguments = ('--out', out, '--show-dir', show, '--work-dir', tmp_path / 'work')
-    status = run_tool(
-        'test', DET_CONFIG, checkpoints[DET_CONFIG], *arguments, '--cfg-options', *tiny_det
-    )
-    assert status == 0
-    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics(tmp_path / 'work'))
-    predictions = pickle.loads(out.read_bytes())
+    tmp_path: Path, tiny_coco: Path, tiny_det: list[str], evaluated: Callable
+) -> None:
+    found, predictions = evaluated(DET_CONFIG, tiny_det)
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(found)
     names = {path.name for path in (tiny_coco / 'val2017').iterdir()}
     assert {Path(p['img_path']).name for p in predictions} == names
     assert {'bboxes', 'scores', 'labels', 'masks'} <= set(predictions[0]['pred_instances'])
-    assert {path.name for path in show.iterdir()} == names
+    assert {path.name for path in (tmp_path / 'show').iterdir()} == names
 
 
 def test_segmentation_writes_metrics_predictions_and_pictures(
-    tmp_path: Path, tiny_ade: Path, tiny_seg: list[str], checkpoints: dict[str, Path],
-    run_tool: Callable[..., int],
-) -> None:  # fmt: skip
-    out, show = tmp_path / 'out.pkl', tmp_path / 'show'
-    arguments = ('--out', out, '--show-dir', show, '--work-dir', tmp_path / 'work')
-    status = run_tool(
-        'test', SEG_CONFIG, checkpoints[SEG_CONFIG], *arguments, '--cfg-options', *tiny_seg
-    )
-    assert status == 0
-    assert {'mIoU', 'aAcc', 'mAcc'} <= set(metrics(tmp_path / 'work'))
+    tmp_path: Path, tiny_ade: Path, tiny_seg: list[str], evaluated: Callable
+) -> None:
+    found, predictions = evaluated(SEG_CONFIG, tiny_seg)
+    assert {'mIoU', 'aAcc', 'mAcc'} <= set(found)
     images = sorted((tiny_ade / 'images/validation').iterdir())
-    predictions = pickle.loads(out.read_bytes())
     assert 'seg_logits' not in predictions[0]
     for image, prediction in zip(images, predictions, strict=True):
         height, width = cv2.imread(str(image)).shape[:2]
         assert prediction['pred_sem_seg']['data'].shape[-2:] == (height, width)
-        picture = cv2.imread(str(show / f'{image.stem}.png'))
+        picture = cv2.imread(str(tmp_path / 'show' / f'{image.stem}.png'))
         assert picture.shape[:2] == (height, 2 * width)  # the truth beside it
 
 
