@@ -77,6 +77,9 @@ class Variant:
 
 NUM_STAGES = 4
 
+DERIVED = r'layers\.[0-3]\.Relpos\.(angle|decay)'
+"""Tables that follow from the size: released files store them, a model here makes them."""
+
 VARIANTS: dict[str, Variant] = {
     'tiny': Variant(
         channels=(64, 128, 256, 512),
@@ -292,15 +295,15 @@ class RMT(nn.Module):
     def is_surplus(self, name: str) -> bool:
         """Whether a released file's tensor rightly has no place here.
 
-        That is a table derived from the grid (``layers.i.Relpos``), and, with fewer
+        That is a table that follows from the size (:data:`DERIVED`), and, with fewer
         ``out_indices``, the output norms not returned and the stages behind the last one.
         """
         last = max(self.out_indices)
-        if match := re.match(r'layers\.(\d+)\.(Relpos\.(angle|decay)$|downsample\.)?', name):
+        if re.fullmatch(DERIVED, name):
+            return True
+        if match := re.match(r'layers\.(\d+)\.(downsample\.)?', name):
             stage = int(match[1])
-            behind = stage > last or (stage == last and match[2] == 'downsample.')
-            derived = match[3] is not None
-            return stage < NUM_STAGES and (derived or behind)
+            return stage < NUM_STAGES and (stage > last or (stage == last and bool(match[2])))
         if match := re.match(r'extra_norms\.(\d+)\.', name):
             return int(match[1]) < NUM_STAGES and int(match[1]) not in self.out_indices
         return False

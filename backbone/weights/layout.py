@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..attention.positions import decay_rates, rotary_angles
-from ..rmt import VARIANTS, Variant
+from ..rmt import DERIVED, VARIANTS, Variant
 
 PREFIX = 'backbone.'  # before a backbone's names in the files of detectors and segmentors
 
@@ -83,7 +83,7 @@ RMT_FILES = Family(
     block=r'layers\.([0-3])\.blocks\.(\d{1,3})\.',
     hidden='layers.{}.blocks.0.ffn.fc1.weight',
     heads='layers.{}.Relpos.decay',
-    derived=r'layers\.[0-3]\.Relpos\.(angle|decay)',
+    derived=DERIVED,
     output_norms=r'extra_norms\.[0-3]\.(weight|bias)',
     optional=_COUNTERS,
     tops=('proj.', 'norm.', 'head.', 'aux_head.'),

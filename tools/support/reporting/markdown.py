@@ -103,6 +103,8 @@ def with_variants(readme: str, rows: list[Row], results: dict[str, dict]) -> str
     by_family = {(row.table.name, row.variant): row for row in rows}
     lines = []
     for arch, variant in VARIANTS.items():
+        if not variant.released_name:  # the paper has no such size
+            continue
         detector = by_family['mask_rcnn_1x', variant.letter]
         segmentor = by_family['upernet_160k', variant.letter]
         cost = results[detector.name]
