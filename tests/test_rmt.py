@@ -109,7 +109,7 @@ def test_every_implementation_equals_the_formula_in_every_variant(arch, device):
         return features, ()
 
     expected, gradients = run('naive', training=True)
-    for name in ('fused', 'kernel', 'flex'):  # 'auto' is one of them
+    for name in attention.IMPLEMENTATIONS:  # 'auto' is one of them
         heads = zip(plain.variant.channels, plain.variant.heads, strict=True)
         implementation = attention.IMPLEMENTATIONS[name]
         if any(implementation.supports(device, x.dtype, C // n) for C, n in heads):

@@ -173,7 +173,8 @@ def test_report_takes_up_a_run_and_keeps_it_when_the_run_is_gone(copy, run_tool)
     readme = (copy / 'det_configs' / 'README.md').read_text()
     assert '| 47.1 | 47.5 (+0.4) | 42.6 | 42.6 (+0.0) | reproduced |' in readme
     assert 'weights.pth, 5000 images' in readme
-    entry = yaml.safe_load((copy / 'det_configs' / 'metafile.yml').read_text())['Models'][0]
+    models = yaml.safe_load((copy / 'det_configs' / 'metafile.yml').read_text())['Models']
+    (entry,) = (model for model in models if model['Name'] == TINY.name)
     assert entry['Metadata']['Results from'] == 'this project'
     assert entry['Results'][0]['Metrics'] == {'box AP': 47.5}
     assert '+0.4' in (copy / 'work_dirs' / 'report.html').read_text()

@@ -16,6 +16,7 @@ from released_files import (
 )
 
 from backbone import RMT, VARIANTS
+from backbone.weights.layout import FAMILY_NAMES
 from backbone.weights.match import (
     CheckpointError,
     load_backbone,
@@ -133,8 +134,11 @@ def damage(weights: dict) -> dict:
         'integers': (integers, f'(1 of another type: {q} torch.int64 in the file, torch.float32'),
         'other decay': ({**tables, table: tables[table] * 1.1}, f'{table} differs from what'),
         'other heads': ({**tables, table: tables[table][:2]}, f'{table} differs from what'),
-        'of something else': ({'conv.weight': torch.ones(2)}, 'these are not RMT weights'),
-        'head only': ({'head.weight': torch.ones(2, 2)}, 'these are not RMT weights'),
+        'of something else': (
+            {'conv.weight': torch.ones(2)},
+            f'these are not {FAMILY_NAMES} weights',
+        ),
+        'head only': ({'head.weight': torch.ones(2, 2)}, f'these are not {FAMILY_NAMES} weights'),
     }
 
 
