@@ -1,7 +1,10 @@
 """The CPU's forms of the layers compute what the plain ones do, and step aside where they must."""
 
+import copy
+
 import pytest
 import torch
+from mmengine.model import revert_sync_batchnorm
 from released_files import MINI
 from torch import nn
 
@@ -243,6 +246,21 @@ def test_hook_on_any_layer_is_called_and_sees_what_the_layer_gives(training):
     assert list(seen[0]) == list(seen[1])
     for name, value in seen[0].items():
         torch.testing.assert_close(seen[1][name], value, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_norms_that_mmengine_made_of_sync_bn_are_folded(monkeypatch):
+    torch.manual_seed(0)
+    model = RMT(MINI, norm_cfg=dict(type='SyncBN')).eval()
+    reverted = revert_sync_batchnorm(copy.deepcopy(model))
+    assert not [m for m in reverted.modules() if isinstance(m, nn.SyncBatchNorm)]
+    x, folded = torch.randn(1, 3, 64, 96), []
+    conv_norm = fast_layers.conv_norm
+    monkeypatch.setattr(
+        fast_layers, 'conv_norm', lambda *args: folded.append(args) or conv_norm(*args)
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(reverted(x), model(x))
+    assert len(folded) == 2 * (4 + 3)  # stem, downsamples, of both
 
 
 def test_layer_put_in_the_place_of_another_is_called():
