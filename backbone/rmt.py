@@ -160,7 +160,7 @@ class RMT(nn.Module):
 
     Args:
         arch: 'tiny', 'small', 'base' or 'large' (the paper's T, S, B, L), or a dict with the fields
-            of :class:`~backbone.variants.Variant`.
+            of :class:`Variant`.
         out_indices: stages to return, ascending. Stages behind the last one are not built.
         drop_path_rate: stochastic depth of the last block, rising linearly from 0; None takes the
             variant's.

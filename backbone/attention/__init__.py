@@ -36,6 +36,7 @@ class ManhattanAttention:
 
     Attributes:
         name: one of :data:`NAMES`; ``auto`` is the fastest that can run where the tensors are.
+        heads: how many, each with a decay rate of its own.
         head_dim: channels a head.
         span: of the heads' decay rates.
         axial: along rows and columns instead of whole.
