@@ -5,7 +5,7 @@ PYTHON_IN := $(VENV)/bin/python
 export VENV TORCH REQUIREMENTS PYTHON MAX_JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test lint
+.PHONY: help setup demo demo-seg test test-all lint
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo-seg: setup  ## the same for semantic segmentation
 
 test: setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes to pytest
 	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+test-all: setup  ## the slow tests too
+	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile -m "slow or not slow" $(ARGS)
 
 lint: setup  ## check style and formatting
 	$(PYTHON_IN) -m ruff check .
