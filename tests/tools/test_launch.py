@@ -55,10 +55,53 @@ def test_several_machines_agree_on_what_the_variables_say(monkeypatch: pytest.Mo
     assert arguments('8')['--master_port'] == '1234'
 
 
-def test_several_machines_need_a_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def refused(capsys: pytest.CaptureFixture, *rest: str) -> str:
+    """The line that is said where nothing is started."""
+    with pytest.raises(SystemExit) as end:
+        arguments(*rest)
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith('error: ')
+    assert line.count('\n') == 1
+    return line.removeprefix('error: ').rstrip()
+
+
+def test_several_machines_need_a_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setenv('NNODES', '2')
-    with pytest.raises(SystemExit, match='MASTER_ADDR'):
-        arguments()
+    assert 'set MASTER_ADDR' in refused(capsys)
+
+
+@pytest.mark.parametrize('gpus', ['0', '-1', '-8', '2.5', 'two', ''])
+def test_a_number_of_processes_that_is_none_is_refused(
+    gpus: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert refused(capsys, gpus, '--amp') == f'GPUS={gpus}: must be a whole number of at least 1'
+
+
+def test_no_more_processes_than_gpus(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    assert arguments('2')['--nproc_per_node'] == '2'
+    assert refused(capsys, '3').startswith('GPUS=3: only 2 can be seen here')
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'says'),
+    [
+        ('NNODES', '0', 'of at least 1'),
+        ('NNODES', 'x', 'of at least 1'),
+        ('NODE_RANK', '1', 'from 0 to 0'),
+        ('PORT', '70000', 'from 1 to 65535'),
+    ],
+)
+def test_variables_out_of_range_are_refused(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert refused(capsys) == f'{name}={value}: must be a whole number {says}'
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,10 @@ MASTER_ADDR and PORT, on each of them.
 
 import logging
 import os
+import re
 import socket
 import sys
+from typing import NoReturn
 
 import torch
 from torch.distributed import run
@@ -21,20 +23,43 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def refuse(message: str) -> NoReturn:
+    print(f'error: {message}', file=sys.stderr)
+    sys.exit(2)
+
+
+def whole_number(name: str, text: str, least: int, most: int | None = None) -> int:
+    """The number in ``text`` where it lies in the bounds; else one line, and out."""
+    bounds = f'of at least {least}' if most is None else f'from {least} to {most}'
+    if re.fullmatch(r'\d+', text) and least <= int(text) and (most is None or int(text) <= most):
+        return int(text)
+    refuse(f'{name}={text}: must be a whole number {bounds}')
+
+
+def processes(rest: list[str]) -> tuple[int, list[str]]:
+    """How many processes this machine runs, and the options: ``rest`` is [GPUS] and the options."""
+    visible = torch.cuda.device_count()
+    if not rest or re.match(r'-\D', rest[0]):  # an option: GPUS was left out
+        return max(1, visible), rest
+    gpus = whole_number('GPUS', rest[0], 1)
+    if visible and gpus > visible:
+        refuse(f'GPUS={gpus}: only {visible} can be seen here (nvidia-smi, CUDA_VISIBLE_DEVICES)')
+    return gpus, rest[1:]
+
+
 def torchrun_arguments(script: str, fixed: list[str], rest: list[str]) -> list[str]:
     """The arguments for torchrun; ``rest`` is [GPUS] and the options of ``script``."""
-    if rest and rest[0].isdigit():
-        gpus, rest = int(rest[0]), rest[1:]
-    else:
-        gpus = max(1, torch.cuda.device_count())
-    nodes = int(os.environ.get('NNODES', 1))
+    gpus, rest = processes(rest)
+    nodes = whole_number('NNODES', os.environ.get('NNODES', '1'), 1)
+    rank = whole_number('NODE_RANK', os.environ.get('NODE_RANK', '0'), 0, nodes - 1)
     if nodes > 1 and 'MASTER_ADDR' not in os.environ:
-        sys.exit('error: NNODES is above 1: set MASTER_ADDR to the first machine, and NODE_RANK')
+        refuse('NNODES is above 1: set MASTER_ADDR to the first machine, and NODE_RANK')
     # every machine has to know the port, so that several can not choose one for themselves
-    port = os.environ.get('PORT') or (29500 if nodes > 1 else free_port())
+    port = os.environ.get('PORT') or str(29500 if nodes > 1 else free_port())
+    port = whole_number('PORT', port, 1, 65535)
     return [
         f'--nnodes={nodes}',
-        f'--node_rank={os.environ.get("NODE_RANK", 0)}',
+        f'--node_rank={rank}',
         f'--nproc_per_node={gpus}',
         f'--master_addr={os.environ.get("MASTER_ADDR", "127.0.0.1")}',
         f'--master_port={port}',
@@ -53,8 +78,8 @@ def main() -> None:
         sys.exit(f'usage: dist_{os.path.basename(script)[:-3]}.sh {what} [GPUS] [options]')
     cores = os.cpu_count() or 1
     arguments = torchrun_arguments(script, rest[:count], rest[count:])
-    processes = int(arguments[2].split('=')[1])
-    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores // processes)))
+    local = int(arguments[2].split('=')[1])
+    os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores // local)))
     # a process that failed has said why; torchrun's own report would bury that line
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
     try:
