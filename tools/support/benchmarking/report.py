@@ -9,8 +9,6 @@ from support.reporting import paper
 
 PEERS = {'swin-t': ('Swin', 's'), 'swin-s': ('Swin', 'b'), 'pvtv2-b1': ('PVTv2-B1', 't')}
 """The benchmark's names of models that docs/paper.yml has among the peers."""
-RESNET_AP = {'resnet-50': 38.2, 'resnet-101': 40.0}
-"""Box AP under Mask R-CNN 1x, from mmdet's model zoo."""
 COLOURS = {'naive': '#999999', 'fused': '#4477aa', 'kernel': '#cc6677', 'auto': '#cc3311'}
 
 
@@ -126,7 +124,7 @@ def box_ap() -> dict[str, float]:
         if row.table.name == 'mask_rcnn_1x'
     }
     rivals = {name: peers['mask_rcnn_1x'][m][size][2] for name, (m, size) in PEERS.items()}
-    return ours | rivals | RESNET_AP
+    return ours | rivals | paper.read_zoo()['mask_rcnn_1x']
 
 
 def plot_latency(results: list[dict]):

@@ -53,8 +53,7 @@ class Row:
 
 def read_paper() -> tuple[list[Row], dict[str, dict[str, dict[str, list[float | None]]]]]:
     """All rows, table by table, and the peers as {table: {model: {size: [params, flops, ...]}}}."""
-    content = yaml.safe_load((ROOT / 'docs' / 'paper.yml').read_text(encoding='utf-8'))
-    rows = []
+    content, rows = _content(), []
     for name, fields in content['tables'].items():
         pattern, shape, variants = fields.pop('config'), fields.pop('shape'), fields.pop('rows')
         table = Table(name, **{**fields, 'metrics': tuple(fields['metrics'])})
@@ -72,3 +71,12 @@ def read_paper() -> tuple[list[Row], dict[str, dict[str, dict[str, list[float | 
                 )
             )
     return rows, content['peers']
+
+
+def read_zoo() -> dict[str, dict[str, float]]:
+    """The first metric of models that have no row and are no peer, as {table: {model: metric}}."""
+    return _content()['zoo']
+
+
+def _content() -> dict:
+    return yaml.safe_load((ROOT / 'docs' / 'paper.yml').read_text(encoding='utf-8'))
