@@ -2,10 +2,18 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
+import mmdet
 import pytest
+import torch
+import yaml
 from conftest import load_tool
 from support.benchmarking import report
+from support.benchmarking.case import operator_kind
+
+from backbone.attention import ManhattanAttention
+from backbone.kernels import build
 
 
 @pytest.fixture
@@ -154,6 +162,33 @@ def test_every_plot_is_made_from_results(result, tmp_path):
 def test_published_ap_is_known_for_every_variant():
     ap = report.box_ap()
     assert {'rmt-t', 'rmt-s', 'rmt-b', 'rmt-l', 'swin-t', 'resnet-50'} <= set(ap)
+
+
+@pytest.mark.parametrize(
+    ('model', 'folder', 'name'),
+    [
+        ('resnet-50', 'mask_rcnn', 'mask-rcnn_r50_fpn_1x_coco'),
+        ('resnet-101', 'mask_rcnn', 'mask-rcnn_r101_fpn_1x_coco'),
+        ('swin-t', 'swin', 'mask-rcnn_swin-t-p4-w7_fpn_1x_coco'),
+    ],
+)
+def test_published_ap_is_what_mmdets_model_zoo_says(model, folder, name):
+    metafile = Path(mmdet.__file__).parent / '.mim/configs' / folder / 'metafile.yml'
+    (entry,) = (m for m in yaml.safe_load(metafile.read_text())['Models'] if m['Name'] == name)
+    (ap,) = (r['Metrics']['box AP'] for r in entry['Results'] if 'box AP' in r['Metrics'])
+    assert report.box_ap()[model] == ap
+
+
+def test_attention_in_columns_shows_among_the_operators_as_that_in_rows_does():
+    if reason := build.problem():
+        pytest.skip(reason)
+    attention = ManhattanAttention('kernel', heads=2, head_dim=16, span=4, axial=True)
+    q, k, v = torch.randn(3, 1, 24, 20, 2, 16)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.inference_mode(), torch.profiler.profile(activities=activities) as profile:
+        attention.prepare(q.flatten(-2))(q, k, v)
+    seen = [e.name for e in profile.events() if operator_kind(e.name) == 'attention']
+    assert len(seen) == 2, seen
 
 
 def test_memory_of_the_blocks_is_the_rest_beside_the_frame(run_tool, tmp_path):

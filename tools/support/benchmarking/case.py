@@ -232,7 +232,7 @@ def operator_kind(name: str) -> str:
     kinds = {
         'attention': ('attention', 'softmax', 'bmm'),
         'linear': ('mm', 'linear'),
-        'convolution': ('conv',),
+        'convolution': ('conv', 'depthwise'),
         'norm': ('norm',),
         'activation': ('gelu', 'relu'),
         'copy': ('copy', 'clone', 'contiguous', 'cat', 'flip', 'roll', 'stack'),
