@@ -3,11 +3,13 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import mmcv
 import numpy as np
 from mmengine.config import Config, DictAction
@@ -16,7 +18,7 @@ from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
 from support import cli
 from support.config import read_config
-from support.files import atomic_write
+from support.files import atomic_write, check_folder, picture_names
 from torch import nn
 
 from backbone.weights.match import load_model
@@ -37,11 +39,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def find_images(names: list[str]) -> list[Path]:
-    """The files named, and the images of the folders named, sorted."""
+    """The files named, and the images of the folders named, sorted; each file once."""
     found = []
     for path in map(Path, names):
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            try:
+                inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            except OSError as error:
+                raise cli.UserError(f'{path}: {error.strerror}') from error
             if not inside:
                 raise cli.UserError(f'{path}: no images in this folder ({", ".join(SUFFIXES)})')
             found += inside
@@ -49,7 +54,25 @@ def find_images(names: list[str]) -> list[Path]:
             found.append(path)
         else:
             raise cli.UserError(f'{path}: no such file or folder')
-    return found
+    return list({os.path.abspath(path): path for path in found}.values())
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The image's pixels (H, W, 3), RGB, uint8.
+
+    Raises:
+        ValueError: what is there is no image that can be decoded whole; says why.
+    """
+    try:
+        content = path.read_bytes()
+        picture = mmcv.imfrombytes(content, channel_order='rgb') if content else None
+    except OSError as error:
+        raise ValueError(error.strerror) from error
+    except cv2.error as error:
+        raise ValueError('no image that can be decoded') from error
+    if picture is None:
+        raise ValueError('no image that can be decoded')
+    return picture
 
 
 def build(cfg: Config, checkpoint: str, device: str) -> tuple[nn.Module, Callable]:
@@ -93,33 +116,59 @@ def findings(sample: BaseDataElement, classes: tuple[str, ...], score_thr: float
     ]
 
 
+def demo(
+    images: list[Path], predict: Callable[[Path, np.ndarray, Path], Any], out: Path
+) -> list[Path]:
+    """Write a picture of every image, and of what is found in all of them one file of JSON.
+
+    Args:
+        predict: writes an image's picture to the place given, and returns what is found.
+
+    Returns:
+        The images that could not be read.
+    """
+    places = picture_names(map(str, images), '{}.png'.format)
+    found, unreadable = {}, []
+    try:
+        for i, path in enumerate(images, start=1):
+            try:
+                picture = read_image(path)
+            except ValueError as error:
+                print(f'{path}: {error}; left out', file=sys.stderr, flush=True)
+                unreadable.append(path)
+                continue
+            place = out / places[str(path)]
+            found[str(path)] = predict(path, picture, place)
+            print(f'{i}/{len(images)} {place}', flush=True)
+    except KeyboardInterrupt:
+        kept = f'{len(found)} of {len(images)} images are in {out / "predictions.json"}'
+        raise KeyboardInterrupt(kept) from None
+    finally:
+        atomic_write(out / 'predictions.json', json.dumps(found, indent=1))
+    return unreadable
+
+
 def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
     cli.existing_file(args.checkpoint, 'checkpoint')
     images = find_images(args.images)
+    check_folder(args.out_dir, '--out-dir')
     model, infer = build(cfg, args.checkpoint, args.device)
     visualizer = VISUALIZERS.build({**cfg.visualizer, 'vis_backends': []})
     visualizer.dataset_meta = model.dataset_meta
     options = {} if cfg.default_scope == 'mmseg' else {'pred_score_thr': args.score_thr}
 
-    out = Path(args.out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    found, unreadable = {}, []
-    for i, path in enumerate(images, start=1):
-        picture = mmcv.imread(path, channel_order='rgb') if path.stat().st_size else None
-        if picture is None:
-            print(f'{path}: no image that can be decoded; left out', file=sys.stderr)
-            unreadable.append(path)
-            continue
+    def predict(path: Path, picture: np.ndarray, place: Path) -> Any:
         sample = infer(model, mmcv.rgb2bgr(picture))
-        place = out / f'{path.name}.png'
         visualizer.add_datasample(
             path.name, picture, sample, draw_gt=False, out_file=str(place), **options
         )
-        found[str(path)] = findings(sample, model.dataset_meta['classes'], args.score_thr)
-        print(f'{i}/{len(images)} {place}', flush=True)
-    atomic_write(out / 'predictions.json', json.dumps(found, indent=1))
+        return findings(sample, model.dataset_meta['classes'], args.score_thr)
+
+    out = Path(args.out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    unreadable = demo(images, predict, out)
     if unreadable:
         raise cli.UserError(f'{len(unreadable)} of {len(images)} images could not be read')
 

@@ -1,12 +1,19 @@
 """tools/image_demo.py: a picture an image, one JSON file, for both kinds of model."""
 
 import json
+import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from zlib import crc32
 
 import cv2
+import numpy as np
 import pytest
-from conftest import DET_CONFIG, SEG_CONFIG
+from conftest import DET_CONFIG, SEG_CONFIG, load_tool
+from tiny_data import write_image
+
+SMALL_SEG = ['test_dataloader.dataset.pipeline.1.scale=(128,96)']
 
 
 @pytest.mark.parametrize('config', [DET_CONFIG, SEG_CONFIG])
@@ -15,7 +22,7 @@ def test_pictures_and_findings(
     checkpoints: dict[str, Path], run_tool: Callable[..., int],
 ) -> None:  # fmt: skip
     few = [o for o in tiny_det if o.startswith('model.test_cfg') or 'test_dataloader.dat' in o]
-    options = few if config == DET_CONFIG else ['test_dataloader.dataset.pipeline.1.scale=(128,96)']
+    options = few if config == DET_CONFIG else SMALL_SEG
     folder = tiny_coco / 'val2017'
     one = tiny_coco / 'train2017/000000000002.jpg'
     status = run_tool(
@@ -26,7 +33,8 @@ def test_pictures_and_findings(
     found = json.loads((tmp_path / 'out/predictions.json').read_text())
     assert set(found) == {str(one), *map(str, folder.iterdir())}
     for path, result in found.items():
-        picture = cv2.imread(str(tmp_path / 'out' / f'{Path(path).name}.png'))
+        below = Path(path).relative_to(tiny_coco)  # the folder that all images share
+        picture = cv2.imread(str(tmp_path / 'out' / f'{below}.png'))
         assert picture.shape == cv2.imread(path).shape
         if config == DET_CONFIG:
             assert len(result) == 5
@@ -35,22 +43,102 @@ def test_pictures_and_findings(
             assert sum(result.values()) == pytest.approx(1, abs=0.01)
 
 
-def test_image_that_does_not_decode_leaves_the_others_done(
+def folder_with_one_good_image(folder: Path, good: Path) -> list[Path]:
+    """Files that are no images in every way, and between them one that is; returns the former."""
+    content = good.read_bytes()
+    folder.mkdir()
+    broken = {
+        'a_empty.jpg': b'',
+        'b_half.jpg': content[: len(content) // 2],
+        'c_text.jpg': b'no image, but called one',
+        'e_bomb.png': png_header(100_000, 100_000),
+        'f_web_page.png': b'<!doctype html>',
+    }
+    for name, data in broken.items():
+        (folder / name).write_bytes(data)
+    (folder / 'd_good.jpg').write_bytes(content)
+    (folder / 'g_folder.jpg').mkdir()
+    (folder / 'h_astray.jpg').symlink_to(folder / 'nowhere')
+    return [path for path in sorted(folder.iterdir()) if path.name != 'd_good.jpg']
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a PNG of that size."""
+    head = b'IHDR' + struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    return b'\x89PNG\r\n\x1a\n' + struct.pack('>I', 13) + head + struct.pack('>I', crc32(head))
+
+
+def test_what_is_no_image_is_named_and_the_others_are_done(
     tmp_path: Path, tiny_coco: Path, checkpoints: dict[str, Path], run_tool: Callable[..., int],
     capfd: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
-    broken = tmp_path / 'broken.jpg'
-    broken.write_bytes(b'')
-    good = tiny_coco / 'val2017/000000000001.jpg'
+    folder = tmp_path / 'images'
+    broken = folder_with_one_good_image(folder, tiny_coco / 'val2017/000000000001.jpg')
     status = run_tool(
-        'image_demo', SEG_CONFIG, checkpoints[SEG_CONFIG], broken, good, '--out-dir', tmp_path,
-        '--cfg-options', 'test_dataloader.dataset.pipeline.1.scale=(128,96)',
+        'image_demo', SEG_CONFIG, checkpoints[SEG_CONFIG], folder, '--out-dir', tmp_path / 'out',
+        '--cfg-options', *SMALL_SEG,
     )  # fmt: skip
     assert status == 2
     errors = capfd.readouterr().err
-    assert f'{broken}: no image that can be decoded' in errors
-    assert 'error: 1 of 2 images could not be read' in errors
-    assert list(json.loads((tmp_path / 'predictions.json').read_text())) == [str(good)]
+    assert 'Traceback' not in errors
+    for path in broken:
+        assert errors.count(f'{path}: ') == 1
+        assert re.search(rf'{path}: .+; left out', errors)
+    assert f'error: {len(broken)} of {len(broken) + 1} images could not be read' in errors
+    found = json.loads((tmp_path / 'out/predictions.json').read_text())
+    assert list(found) == [str(folder / 'd_good.jpg')]
+    assert (tmp_path / 'out/d_good.jpg.png').is_file()
+
+
+def test_images_of_one_name_have_a_picture_each(
+    tmp_path: Path, tiny_coco: Path, checkpoints: dict[str, Path], run_tool: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    sources = sorted((tiny_coco / 'val2017').iterdir())
+    images = ['a/x.jpg', 'b/x.jpg', 'b/x.png']
+    for name, source in zip(images, sources, strict=False):
+        write_image(tmp_path / name, cv2.imread(str(source)))
+    status = run_tool(
+        'image_demo', SEG_CONFIG, checkpoints[SEG_CONFIG], 'a', 'b', 'b/x.jpg', './b/x.jpg',
+        '--out-dir', 'out', '--cfg-options', *SMALL_SEG,
+    )  # fmt: skip
+    assert status == 0
+    assert list(json.loads(Path('out/predictions.json').read_text())) == images
+    pictures = {str(p.relative_to('out')) for p in Path('out').rglob('*.png')}
+    assert pictures == {'a/x.jpg.png', 'b/x.jpg.png', 'b/x.png.png'}
+
+
+@pytest.mark.parametrize('interruption', [KeyboardInterrupt(), OSError(28, 'No space left')])
+def test_what_was_found_before_an_interruption_is_kept(
+    interruption: BaseException, tmp_path: Path, tiny_coco: Path
+) -> None:
+    demo = load_tool('image_demo').demo
+    images = sorted((tiny_coco / 'val2017').iterdir())
+
+    def predict(path: Path, picture: np.ndarray, place: Path) -> str:
+        if path == images[2]:
+            raise interruption
+        return 'found'
+
+    with pytest.raises(type(interruption)):
+        demo(images, predict, tmp_path)
+    found = json.loads((tmp_path / 'predictions.json').read_text())
+    assert found == {str(path): 'found' for path in images[:2]}
+
+
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_built(
+    tmp_path: Path, tiny_coco: Path, checkpoints: dict[str, Path], run_tool: Callable[..., int],
+    capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(load_tool('image_demo'), 'build', None)
+    (tmp_path / 'file').write_text('')
+    status = run_tool(
+        'image_demo', SEG_CONFIG, checkpoints[SEG_CONFIG], tiny_coco / 'val2017',
+        '--out-dir', tmp_path / 'file',
+    )  # fmt: skip
+    assert status == 2
+    assert capfd.readouterr().err.startswith(f'error: --out-dir {tmp_path / "file"}: ')
 
 
 @pytest.mark.parametrize(

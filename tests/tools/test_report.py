@@ -72,6 +72,13 @@ def test_other_test_settings_are_named_and_do_not_reproduce(tmp_path):
     assert status(TINY, vars(run)) == 'measured on a subset'
 
 
+@pytest.mark.parametrize('dump', ['PredictionsFile', 'DumpDetResults'])
+def test_predictions_that_were_written_change_no_result(dump, tmp_path):
+    evaluator = Config.fromfile(ROOT / TINY.config).test_evaluator
+    leave_a_run(tmp_path, TINY, coco(0.469), 5000, test_evaluator=[evaluator, dict(type=dump)])
+    assert the_run(tmp_path, TINY).changed == []
+
+
 def test_segmentation_metrics_are_in_percent_already(tmp_path):
     leave_a_run(tmp_path, FPN, {'mIoU': 46.42, 'aAcc': 80.0}, 2000)
     assert the_run(tmp_path, FPN).metrics == {'mIoU': 46.42}

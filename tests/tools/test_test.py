@@ -2,12 +2,15 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import pytest
-from conftest import DET_CONFIG, ROOT, SEG_CONFIG, run_command
+from conftest import DET_CONFIG, ROOT, SEG_CONFIG, load_tool, run_command
+from support import outputs
+from tiny_data import write_ade, write_coco
 
 
 def metrics(work_dir: Path) -> dict:
@@ -67,6 +70,99 @@ def test_two_processes_evaluate_every_image_once(
     assert sorted(Path(p['img_path']).name for p in predictions) == sorted(
         path.name for path in (tiny_coco / 'val2017').iterdir()
     )
+
+
+def in_two_folders(folder: Path, suffix: str) -> dict[str, str]:
+    """Move the four images 1 to 4 so that two names stand for two each; returns old and new."""
+    moved = {}
+    for i, old in enumerate(sorted(folder.iterdir())):
+        new = folder / 'ab'[i % 2] / f'{i // 2}{suffix}'
+        new.parent.mkdir(exist_ok=True)
+        shutil.move(old, new)
+        moved[old.name] = str(new.relative_to(folder))
+    return moved
+
+
+def test_images_of_one_name_have_a_picture_each_in_detection(
+    tmp_path: Path, tiny_det: list[str], evaluated: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = write_coco(tmp_path / 'coco')
+    moved = in_two_folders(root / 'val2017', '.jpg')
+    file = root / 'annotations/instances_val2017.json'
+    content = json.loads(file.read_text())
+    for image in content['images']:
+        image['file_name'] = moved[image['file_name']]
+    file.write_text(json.dumps(content))
+    evaluated(DET_CONFIG, [*tiny_det, f'data_root={root}', 'test_dataloader.batch_size=2'])
+    show = tmp_path / 'show'
+    assert {str(p.relative_to(show)) for p in show.rglob('*.jpg')} == set(moved.values())
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    assert 'test_dataloader.batch_size=2: images of a batch are padded' in log.read_text()
+
+
+def test_images_of_one_name_have_a_picture_each_in_segmentation(
+    tmp_path: Path, tiny_seg: list[str], evaluated: Callable
+) -> None:
+    root = write_ade(tmp_path / 'ade')
+    moved = in_two_folders(root / 'images/validation', '.jpg')
+    in_two_folders(root / 'annotations/validation', '.png')
+    evaluated(SEG_CONFIG, [*tiny_seg, f'data_root={root}'])
+    show = tmp_path / 'show'
+    pictures = {str(p.relative_to(show).with_suffix('.jpg')) for p in show.rglob('*.png')}
+    assert pictures == set(moved.values())
+    (log,) = (tmp_path / 'work').glob('*/*.log')
+    assert 'padded' not in log.read_text()
+
+
+@pytest.mark.parametrize('option', ['--out', '--show-dir'])
+def test_a_place_that_cannot_be_written_is_said_before_anything_is_built(
+    option: str, tmp_path: Path, tiny_det: list[str], checkpoints: dict[str, Path],
+    run_tool: Callable[..., int], capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(load_tool('test'), 'build_runner', None)
+    (tmp_path / 'file').write_text('')
+    place = tmp_path / 'file/out.pkl'
+    status = run_tool(
+        'test', DET_CONFIG, checkpoints[DET_CONFIG], option, place, '--cfg-options', *tiny_det
+    )
+    assert status == 2
+    assert capfd.readouterr().err.startswith(f'error: {option} {place}: ')
+
+
+def test_a_full_disk_costs_the_files_alone(
+    tmp_path: Path, tiny_seg: list[str], checkpoints: dict[str, Path],
+    run_tool: Callable[..., int], capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def full(results: list, path: str) -> None:
+        Path(path).write_bytes(b'half')
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(outputs, 'dump', full)
+    out, show, work = tmp_path / 'out.pkl', tmp_path / 'show', tmp_path / 'work'
+    out.write_bytes(b'old')
+    (show / '00000002.png').mkdir(parents=True)  # where a picture belongs
+    status = run_tool(
+        'test', SEG_CONFIG, checkpoints[SEG_CONFIG], '--out', out, '--show-dir', show,
+        '--work-dir', work, '--cfg-options', *tiny_seg,
+    )  # fmt: skip
+    assert status == 2
+    assert 'mIoU' in metrics(work)
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith('error: ')
+    assert f'--out {out}: No space left on device' in error
+    assert f'--show-dir: {show}/00000002.png: Is a directory' in error
+    assert out.read_bytes() == b'old'
+    assert {path.name for path in tmp_path.iterdir()} >= {'out.pkl', 'show', 'work'}
+    assert not list(tmp_path.glob('.out*'))
+
+
+def test_predictions_may_go_into_a_folder_that_is_not_there_yet(
+    tmp_path: Path, tiny_seg: list[str], checkpoints: dict[str, Path], run_tool: Callable[..., int]
+) -> None:
+    out = tmp_path / 'new/folder/out.pkl'
+    arguments = ('--out', out, '--work-dir', tmp_path, '--cfg-options', *tiny_seg)
+    assert run_tool('test', SEG_CONFIG, checkpoints[SEG_CONFIG], *arguments) == 0
+    assert len(pickle.loads(out.read_bytes())) == 4
 
 
 def test_predictions_need_a_pickles_name(

@@ -32,6 +32,7 @@ _FREE = {
     'ann_file', 'attention', 'data_prefix', 'data_root', 'init_cfg', 'norm_cfg', 'num_workers',
     'persistent_workers', 'with_cp',
 }  # fmt: skip
+_DUMPS = ('DumpDetResults', 'DumpResults', 'DumpSegResults', 'PredictionsFile')
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,11 @@ class Run:
 
 def evaluation_settings(cfg: Config) -> dict[str, Any]:
     """What the result of an evaluation depends on, as {dotted key: value}."""
-    return dict(_flat({key: cfg.get(key) for key in _EVALUATION}, ''))
+    settings = {key: cfg.get(key) for key in _EVALUATION}
+    if isinstance(settings['test_evaluator'], list):  # by `--out`, which changes no result
+        metrics = [m for m in settings['test_evaluator'] if m['type'] not in _DUMPS]
+        settings['test_evaluator'] = metrics[0] if len(metrics) == 1 else metrics
+    return dict(_flat(settings, ''))
 
 
 def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
