@@ -1,6 +1,10 @@
 """Mistakes end in one line on stderr, exit status 2, no traceback, and before anything is built."""
 
-from collections.abc import Callable
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -100,6 +104,40 @@ def test_unreadable_image_is_named_out_of_a_worker_too(
     with pytest.raises(SystemExit):
         cli.run(main)
     assert capsys.readouterr().err.startswith('error: /data/7.jpg: no ')
+
+
+@contextmanager
+def unread_stdout() -> Iterator[None]:
+    """As in `command | head` once head has what it wants."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, 'w') as stdout, redirect_stdout(stdout):
+        yield
+
+
+def log_a_line() -> None:
+    logger = logging.Logger('of the test')
+    logger.addHandler(logging.StreamHandler(sys.stdout))
+    logger.warning('a line')
+    raise AssertionError('went on')
+
+
+@pytest.mark.parametrize('main', [lambda: print('a line'), log_a_line], ids=['print', 'log'])
+def test_a_tool_whose_output_nobody_reads_ends_without_a_word(
+    main: Callable[[], None], capfd: pytest.CaptureFixture
+) -> None:
+    with unread_stdout(), pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 141
+    assert capfd.readouterr().err == ''
+
+
+def test_another_pipe_that_breaks_is_not_taken_for_stdout(capsys: pytest.CaptureFixture) -> None:
+    def main() -> None:
+        raise BrokenPipeError(32, 'Broken pipe')
+
+    with capsys.disabled(), pytest.raises(BrokenPipeError):
+        cli.run(main)
 
 
 def test_errors_of_ours_keep_their_traceback() -> None:

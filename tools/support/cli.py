@@ -5,8 +5,11 @@ traceback as well. In a distributed run one process of each machine speaks.
 """
 
 import argparse
+import logging
 import os
 import re
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -37,19 +40,47 @@ def fail(message: str, every_process: bool = False) -> NoReturn:
 
 def run(main: Callable[[], None]) -> None:
     """Run a tool's ``main``; what a user can put right ends in one line."""
+    logging.Handler.handleError = _stop_where_nobody_reads
     try:
         main()
+        sys.stdout.flush()
     except (UserError, CheckpointError) as error:
         _show_traceback()
         fail(one_line(error))
     except KeyboardInterrupt:
         fail('interrupted; training goes on from its last checkpoint with --resume')
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        # Python itself writes once more, at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)  # what a shell says of any command in `| head`
     except Exception as error:
         message = _unreadable_file(error)
         if message is None:
             raise
         _show_traceback()
         fail(message, every_process=True)
+
+
+def _nobody_reads() -> bool:
+    """Whether stdout is a pipe whose reader has gone."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout.fileno(), 0)
+    except (AttributeError, OSError):  # stdout is closed, or no file
+        return False
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+_handle_error = logging.Handler.handleError
+
+
+def _stop_where_nobody_reads(handler: logging.Handler, record: logging.LogRecord) -> None:
+    """A logged line that cannot be written: end as a printed one does, or show why and go on."""
+    if isinstance(sys.exc_info()[1], BrokenPipeError):
+        raise  # what logging is handling
+    _handle_error(handler, record)
 
 
 def _show_traceback() -> None:
