@@ -7,7 +7,6 @@ their decay, are left out.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.profiler import record_function
 
 from ..kernels import build
 from .positions import Tables, cos_sin
@@ -23,6 +22,8 @@ def supports(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """Why it cannot run there, '' where it can; compiles it at the first call."""
     if device.type != 'cpu':
         return f'runs on a CPU, not on {device}'
+    if build.escaped():
+        return 'has no part in a trace, in torch.func or in forward-mode differentiation'
     return build.problem()
 
 
@@ -60,7 +61,8 @@ def attention(
     q, k, v = (t.contiguous() for t in (q, k, v))
     check(q, k, v, cos, sin, rates, mode)
     out, lse = torch.empty_like(q), q.new_empty(q.shape[:-1].numel())
-    build.call('rmt_forward', [q, k, v, cos, sin, rates, out, lse], *q.shape, mode)
+    if q.numel():
+        build.call('rmt_forward', [q, k, v, cos, sin, rates, out, lse], *q.shape, mode, False)
     return out, lse
 
 
@@ -74,8 +76,8 @@ def attention_in_place(
     q, k = q.contiguous(), k.contiguous()
     check(q, k, v, cos, sin, rates, mode)
     lse = q.new_empty(q.shape[:-1].numel())
-    with record_function('rmt::attention_in_place'):  # no operator: a profiler would not see it
-        build.call('rmt_forward', [q, k, v, cos, sin, rates, v, lse], *q.shape, mode)
+    if q.numel():
+        build.call('rmt_forward', [q, k, v, cos, sin, rates, v, lse], *q.shape, mode, True)
     return v
 
 
@@ -102,8 +104,9 @@ def attention_backward(
     check(q, k, v, cos, sin, rates, mode)
     build.check_shapes(out=(out, q.shape), grad=(grad, q.shape), lse=(lse, (q.shape[:-1].numel(),)))
     grads = torch.empty_like(q), torch.empty_like(q), torch.empty_like(q)
-    tensors = [q, k, v, cos, sin, rates, out, lse, grad, *grads]
-    build.call('rmt_backward', tensors, *q.shape, mode)
+    if q.numel():
+        tensors = [q, k, v, cos, sin, rates, out, lse, grad, *grads]
+        build.call('rmt_backward', tensors, *q.shape, mode)
     return grads
 
 

@@ -128,7 +128,6 @@ class Depthwise(torch.autograd.Function):
         )
         sizes = *x.shape, kernel_size
         dx, dweight, dbias = (x.new_empty(s) for s in (x.shape, weight.shape, channels))
-        sums = x.new_empty(build.call('rmt_depthwise_sums', [], *sizes))
-        tensors = [x, weight.contiguous(), grad, slope, dx, dweight, dbias, sums]
+        tensors = [x, weight.contiguous(), grad, slope, dx, dweight, dbias]
         build.call('rmt_depthwise_backward', tensors, *sizes)
         return dx.permute(0, 3, 1, 2), dweight, dbias, None

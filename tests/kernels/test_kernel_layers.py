@@ -6,19 +6,12 @@ import pytest
 import torch
 from mmengine.model import revert_sync_batchnorm
 from released_files import MINI
+from test_convolution import assert_same_gradients, fast
 from torch import nn
 
 from backbone import RMT, layers
 from backbone.attention import ManhattanAttention
 from backbone.kernels import layers as fast_layers
-from backbone.kernels.convolution import depthwise, to_nchw
-from backbone.kernels.layers import accelerate
-
-
-def fast(layer):
-    """The same layer in its fast form."""
-    accelerate(layer)
-    return layer
 
 
 def pair(kind, *args):
@@ -29,85 +22,6 @@ def pair(kind, *args):
 
 def attend(name='auto', H=4, W=6):
     return ManhattanAttention(name, 2, 4, 4, axial=False).prepare(torch.zeros(1, H, W, 8))
-
-
-def assert_same_gradients(fast, plain, x, *rest):
-    """Outputs and gradients of a fast layer in float32, and of a plain one in float64."""
-    plain.load_state_dict(fast.state_dict())
-    a, b = x.clone().requires_grad_(), x.double().requires_grad_()
-    out, expected = fast(a, *rest), plain.double()(b, *rest)
-    torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-5)
-    weight = torch.randn_like(expected)
-    out.backward(weight.float())
-    expected.backward(weight)
-    for (name, p), q in zip(fast.named_parameters(), plain.parameters(), strict=True):
-        # the bias in front of a norm has no gradient but rounding errors
-        error = (p.grad.double() - q.grad).norm() / q.grad.norm().clamp_min(10)
-        assert error < 1e-4, name
-    torch.testing.assert_close(a.grad.double(), b.grad, rtol=1e-4, atol=1e-4)
-
-
-# --- depthwise -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('activate', [False, True])
-@pytest.mark.parametrize('residual', [False, True])
-@pytest.mark.parametrize('kernel_size', [3, 5])
-@pytest.mark.parametrize(
-    'shape', [(1, 1, 1, 8), (2, 13, 33, 12), (1, 25, 70, 72), (2, 9, 17, 200)], ids=str
-)
-@pytest.mark.parametrize('kernels', [True, False], ids=['kernels', 'no-kernels'])
-def test_depthwise_and_its_gradients_equal_the_formula(
-    shape, kernel_size, residual, activate, kernels, monkeypatch
-):
-    monkeypatch.setattr('backbone.kernels.build.available', lambda: kernels)
-
-    class Fused(layers.DepthwiseConv):
-        def forward(self, x):  # x + 0: what it may overwrite is nobody else's
-            return depthwise(x + 0, self.conv, residual, activate)
-
-    class Formula(layers.DepthwiseConv):
-        def forward(self, x):
-            x = nn.functional.gelu(x) if activate else x
-            return x + super().forward(x) if residual else super().forward(x)
-
-    torch.manual_seed(0)
-    args = shape[-1], kernel_size
-    x = torch.randn(shape)
-    fused, formula = Fused(*args), Formula(*args)
-    assert_same_gradients(fused, formula, x)
-    with torch.no_grad():
-        expected = formula(x.double()).float()
-        torch.testing.assert_close(fused(x), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_depthwise_gradients_are_the_same_in_every_run():
-    torch.manual_seed(0)
-    conv, x = fast(layers.DepthwiseConv(72, 5)), torch.randn(2, 25, 70, 72)
-    grads = []
-    for _ in range(3):
-        conv.zero_grad()
-        conv(x).square().sum().backward()
-        grads.append(conv.conv.weight.grad.clone())
-    assert torch.equal(grads[0], grads[1])
-    assert torch.equal(grads[0], grads[2])
-
-
-def test_whoever_needs_what_activation_overwrites_is_told():
-    ffn, x = fast(layers.FFN(8, 24)), torch.randn(1, 5, 6, 8)
-    hidden = ffn.fc1(x)
-    kept = hidden.square()  # its gradient needs ``hidden``
-    out = depthwise(hidden, ffn.dwconv.conv, residual=True, activate=True)
-    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
-        (kept.sum() + out.sum()).backward()
-
-
-@pytest.mark.parametrize('shape', [(1, 3, 7, 5), (2, 20, 9, 1), (2, 32, 16, 24)], ids=str)
-def test_change_of_layout_moves_every_value(shape):
-    x = torch.randn(shape).to(memory_format=torch.channels_last)
-    out = to_nchw(x)
-    assert out.is_contiguous()
-    assert torch.equal(out, x)
 
 
 # --- the layers ----------------------------------------------------------------------------------
@@ -283,3 +197,29 @@ def test_another_dtype_goes_the_plain_way(dtype, monkeypatch):
     monkeypatch.setattr(fast_layers, 'depthwise', None)
     block = fast(layers.Block(8, 2, 2.0, 0.0, None)).to(dtype)
     assert block(torch.randn(1, 4, 6, 8, dtype=dtype), attend('naive')).dtype == dtype
+
+
+@pytest.mark.parametrize('kind', [layers.PatchEmbed, layers.Downsample])
+@pytest.mark.parametrize('part', [nn.Conv2d, nn.BatchNorm2d, (nn.Conv2d, nn.BatchNorm2d)], ids=str)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_norms_are_folded_in_float32_alone(kind, part, dtype):
+    # bit for bit, or the same refusal: folded in bfloat16, weights would lose their digits twice
+    sizes, shape = ((16,), (2, 3, 16, 16)) if kind is layers.PatchEmbed else ((6, 8), (2, 9, 7, 6))
+    x = torch.randn(shape)
+    for given in (torch.float32, dtype):
+        results = []
+        for layer in pair(kind, *sizes, dict(type='BN')):
+            torch.manual_seed(1)
+            [nn.init.normal_(p) for p in layer.parameters()]
+            for module in layer.eval().modules():
+                if isinstance(module, part):
+                    module.to(dtype)
+            with torch.no_grad():
+                try:
+                    results.append(layer(x.to(given)))
+                except RuntimeError as error:
+                    results.append(str(error))
+        assert type(results[0]) is type(results[1])
+        if isinstance(results[0], torch.Tensor):
+            assert results[0].dtype == results[1].dtype
+            assert torch.equal(*results)

@@ -16,8 +16,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 
+#include <omp.h>
+
+#include "scratch.h"
 #include "vector.h"
 
 namespace {
@@ -276,8 +278,9 @@ struct Sequence {
  private:
   // a vector of channels of a token at y, zero beyond d
   vec read(const float* y, int c) const {
-    // tokens far apart: the processor does not foresee them
-    __builtin_prefetch(y + (int64_t)(step > 1 ? 2 : 8) * step * s.n * depth() + c);
+    // tokens far apart: the processor does not foresee them; may lie beyond the end
+    const int64_t ahead = (int64_t)(step > 1 ? 2 : 8) * step * s.n * depth() + c;
+    __builtin_prefetch((const void*)((uintptr_t)y + (uintptr_t)ahead * sizeof(float)));
     return D ? load(y + c) : load_some(y + c, depth() - c);
   }
 };
@@ -322,30 +325,6 @@ void fill_table(const Shape& s, float rate, float* table) {
   for (int i = 0; i < (int)table_size(s); ++i) table[i] = rate * std::abs(i - (s.gw - 1));
 }
 
-// Scratch memory of a thread, cut into pieces from the start.
-class Scratch {
- public:
-  explicit Scratch(size_t floats) {
-    base = (float*)std::aligned_alloc(64, round(floats) * sizeof(float));
-    if (!base) std::abort();
-  }
-  ~Scratch() { std::free(base); }
-  Scratch(const Scratch&) = delete;
-  void restart() { used = 0; }
-  float* take(size_t floats) {
-    float* piece = base + used;
-    used += round(floats);
-    return piece;
-  }
-  static constexpr size_t PIECES = 20;  // at most
-  static constexpr size_t PADDING = 16 * PIECES;
-
- private:
-  static size_t round(size_t floats) { return (floats + 15) / 16 * 16; }
-  float* base;
-  size_t used = 0;
-};
-
 // --- forward ------------------------------------------------------------------------------------
 
 // The queries [begin, end) of ``heads`` heads from ``head`` on.
@@ -354,9 +333,10 @@ struct Task {
 };
 
 size_t forward_scratch(const Shape& s, int heads, int queries) {
-  return Scratch::PADDING + table_size(s) + (heads + QUERIES + 1) * s.length +
-         heads * ((size_t)s.blocks() * (2 * s.area() + 1) + s.area()) +
-         (size_t)heads * queries * (s.width + 2) + GROUP * QUERIES * (s.width + LANES);
+  return Scratch::size(table_size(s) + (heads + QUERIES + 1) * s.length +
+                       heads * ((size_t)s.blocks() * (2 * s.area() + 1) + s.area()) +
+                       (size_t)heads * queries * (s.width + 2) +
+                       GROUP * QUERIES * (s.width + LANES));
 }
 
 template <int D>
@@ -487,9 +467,9 @@ void forward(const Sequence<D>& at, const Task& task, const float* q, const floa
 // --- backward -----------------------------------------------------------------------------------
 
 size_t backward_scratch(const Shape& s, int heads) {
-  return Scratch::PADDING + table_size(s) + (size_t)heads * s.tokens() * (7 * s.width + 2) +
-         heads * s.blocks() + 2 * s.area() + 2 * MORE_QUERIES * s.length +
-         (s.tokens() / MORE_QUERIES + 1) * (sizeof(Tile) / sizeof(float) + 1);
+  return Scratch::size(table_size(s) + (size_t)heads * s.tokens() * (7 * s.width + 2) +
+                       heads * s.blocks() + 2 * s.area() + 2 * MORE_QUERIES * s.length +
+                       (s.tokens() / MORE_QUERIES + 1) * (sizeof(Tile) / sizeof(float) + 1));
 }
 
 template <int D>
@@ -595,28 +575,40 @@ int heads_together(const Shape& s, int threads) {
   return s.mode != 0 && s.sequences >= 2 * threads ? s.n : 1;
 }
 
+// How the forward pass is cut into tasks.
+struct Plan {
+  int heads, units, parts, part;  // heads and queries a task, heads x sequences, parts of each
+  size_t scratch;                 // floats a thread
+  Plan(const Shape& s, bool in_place, int threads) {
+    heads = heads_together(s, threads);
+    units = s.sequences * (s.n / heads);
+    // few of them: cut their queries into parts too, each packs the keys again; not where the
+    // result takes the place of v, which the other parts still read
+    const int wanted = in_place ? 1 : (4 * threads + units - 1) / std::max(1, units);
+    const int most = std::max(1, s.tokens() / (8 * QUERIES));
+    parts = std::max(1, std::min(wanted, most));
+    part = round_up((s.tokens() + parts - 1) / parts, QUERIES);
+    scratch = forward_scratch(s, heads, std::min(part, s.tokens()));
+  }
+};
+
 template <int D>
 void forward_all(const Shape& s, const float* q, const float* k, const float* v, const float* cos,
-                 const float* sin, const float* rates, float* out, float* lse, int threads) {
-  const int heads = heads_together(s, threads);
-  const int units = s.sequences * (s.n / heads);
-  // few of them: cut their queries into parts too, each packs the keys again; not where the result
-  // takes the place of v, which the other parts still read
-  const int wanted = out == v ? 1 : (4 * threads + units - 1) / units;
-  const int most = std::max(1, s.tokens() / (8 * QUERIES));
-  const int parts = std::max(1, std::min(wanted, most));
-  const int part = round_up((s.tokens() + parts - 1) / parts, QUERIES);
+                 const float* sin, const float* rates, float* out, float* lse, float* all_scratch,
+                 bool in_place, int threads) {
+  const Plan plan(s, in_place, threads);
+  const int groups = s.n / plan.heads;
 #pragma omp parallel num_threads(threads)
   {
-    Scratch scratch(forward_scratch(s, heads, std::min(part, s.tokens())));
+    Scratch scratch(all_scratch, plan.scratch, omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
-    for (int i = 0; i < units * parts; ++i) {
-      const int unit = i / parts, begin = i % parts * part;
-      const int end = std::min(begin + part, s.tokens());
+    for (int i = 0; i < plan.units * plan.parts; ++i) {
+      const int unit = i / plan.parts, begin = i % plan.parts * plan.part;
+      const int end = std::min(begin + plan.part, s.tokens());
       if (begin >= s.tokens()) continue;
-      const Task task{unit % (s.n / heads) * heads, heads, begin, end};
+      const Task task{unit % groups * plan.heads, plan.heads, begin, end};
       scratch.restart();
-      forward<D>({s, cos, sin, unit / (s.n / heads)}, task, q, k, v, rates, out, lse, scratch);
+      forward<D>({s, cos, sin, unit / groups}, task, q, k, v, rates, out, lse, scratch);
     }
   }
 }
@@ -624,12 +616,13 @@ void forward_all(const Shape& s, const float* q, const float* k, const float* v,
 template <int D>
 void backward_all(const Shape& s, const float* q, const float* k, const float* v, const float* cos,
                   const float* sin, const float* rates, const float* out, float* lse,
-                  const float* grad, float* dq, float* dk, float* dv, int threads) {
+                  const float* grad, float* dq, float* dk, float* dv, float* all_scratch,
+                  int threads) {
   const int heads = heads_together(s, threads);
   const int units = s.sequences * (s.n / heads);
 #pragma omp parallel num_threads(threads)
   {
-    Scratch scratch(backward_scratch(s, heads));
+    Scratch scratch(all_scratch, backward_scratch(s, heads), omp_get_thread_num());
 #pragma omp for schedule(dynamic, 1)
     for (int unit = 0; unit < units; ++unit) {
       const int head = unit % (s.n / heads) * heads;
@@ -643,18 +636,30 @@ void backward_all(const Shape& s, const float* q, const float* k, const float* v
 }  // namespace
 
 // q k v out (B, H, W, n, d); cos sin (H, W, width), see Sequence; rates (n); lse (sequences, n,
-// tokens). ``width`` is d rounded up to TABLE_STEP. A head of the four sizes has d 16 or 32.
+// tokens). ``width`` is d rounded up to TABLE_STEP. A head of the four sizes has d 16 or 32. With
+// ``in_place`` out is v. ``scratch`` has as many floats as the function of that name tells for the
+// same numbers.
 extern "C" void rmt_forward(const float* q, const float* k, const float* v, const float* cos,
-                            const float* sin, const float* rates, float* out, float* lse, int B,
-                            int H, int W, int n, int d, int mode, int threads) {
+                            const float* sin, const float* rates, float* out, float* lse,
+                            float* scratch, int B, int H, int W, int n, int d, int mode,
+                            int in_place, int threads) {
   const auto run = d == 16 ? forward_all<16> : d == 32 ? forward_all<32> : forward_all<0>;
-  run({B, H, W, n, d, mode}, q, k, v, cos, sin, rates, out, lse, threads);
+  run({B, H, W, n, d, mode}, q, k, v, cos, sin, rates, out, lse, scratch, in_place, threads);
+}
+extern "C" int64_t rmt_forward_scratch(int B, int H, int W, int n, int d, int mode, int in_place,
+                                       int threads) {
+  return Plan({B, H, W, n, d, mode}, in_place, threads).scratch * threads;
 }
 
 extern "C" void rmt_backward(const float* q, const float* k, const float* v, const float* cos,
                              const float* sin, const float* rates, const float* out, float* lse,
-                             const float* grad, float* dq, float* dk, float* dv, int B, int H,
-                             int W, int n, int d, int mode, int threads) {
+                             const float* grad, float* dq, float* dk, float* dv, float* scratch,
+                             int B, int H, int W, int n, int d, int mode, int threads) {
   const auto run = d == 16 ? backward_all<16> : d == 32 ? backward_all<32> : backward_all<0>;
-  run({B, H, W, n, d, mode}, q, k, v, cos, sin, rates, out, lse, grad, dq, dk, dv, threads);
+  run({B, H, W, n, d, mode}, q, k, v, cos, sin, rates, out, lse, grad, dq, dk, dv, scratch,
+      threads);
+}
+extern "C" int64_t rmt_backward_scratch(int B, int H, int W, int n, int d, int mode, int threads) {
+  const Shape s(B, H, W, n, d, mode);
+  return backward_scratch(s, heads_together(s, threads)) * threads;
 }

@@ -5,8 +5,10 @@
 // border, zeros included, so that the loops over it know no edges.
 
 #include <algorithm>
-#include <cstdlib>
 
+#include <omp.h>
+
+#include "scratch.h"
 #include "vector.h"
 
 namespace {
@@ -61,7 +63,7 @@ template <int K>
 struct Packed {
   static constexpr int SIZE = std::max((ROWS + K - 1) * (COLS + K - 1) * FEW,
                                        (LESS_ROWS + K - 1) * (LESS_COLS + K - 1) * CHANNELS);
-  alignas(64) float data[SIZE];
+  float* data;       // SIZE
   int padded, line;  // floats of a place and of a row
 
   const float* at(int h, int w, int c) const { return data + h * line + w * padded + c; }
@@ -161,28 +163,28 @@ void backward(const float* x, const float* weight, const float* grad, const floa
   }
 }
 
-template <class T>
-T* allocate() {
-  T* made = (T*)std::aligned_alloc(64, (sizeof(T) + 63) / 64 * 64);
-  if (!made) std::abort();
-  return made;
+// Floats of the tiles' sums, and of the two packed tiles of a thread.
+template <int K>
+constexpr size_t PACKED = Scratch::size(2 * Packed<K>::SIZE);
+inline int64_t all_sums(const Tiling& tiling, int K) {
+  return (int64_t)tiling.count() * (K * K + 1) * tiling.channels;
 }
 
 template <int K>
 void backward_all(const float* x, const float* weight, const float* grad, const float* slope,
-                  float* dx, float* dweight, float* dbias, float* sums, int B, const Image& image,
-                  int threads) {
+                  float* dx, float* dweight, float* dbias, float* scratch, int B,
+                  const Image& image, int threads) {
   const Tiling tiling(B, image);
   const int size = (K * K + 1) * tiling.channels;
+  float* const sums = scratch + PACKED<K> * threads;
 #pragma omp parallel num_threads(threads)
   {
-    auto *a = allocate<Packed<K>>(), *g = allocate<Packed<K>>();
+    Scratch own(scratch, PACKED<K>, omp_get_thread_num());
+    Packed<K> a{own.take(Packed<K>::SIZE), 0, 0}, g{own.take(Packed<K>::SIZE), 0, 0};
 #pragma omp for schedule(dynamic, 1)
     for (int i = 0; i < tiling.count(); ++i)
       backward<K>(x, weight, grad, slope, dx, sums + (int64_t)i * size, image, {tiling, image, i},
-                  *a, *g);
-    std::free(a);
-    std::free(g);
+                  a, g);
   }
   // in the order of the tiles: the same result in every run
   for (int c = 0; c < image.C; ++c)
@@ -196,18 +198,17 @@ void backward_all(const float* x, const float* weight, const float* grad, const 
 
 }  // namespace
 
-// Floats that rmt_depthwise_backward needs as ``sums``, with any number of threads.
-extern "C" int64_t rmt_depthwise_sums(int B, int H, int W, int C, int K, int) {
-  const Tiling tiling(B, {H, W, C});
-  return (int64_t)tiling.count() * (K * K + 1) * tiling.channels;
-}
-
 // x grad slope dx (B, H, W, C), weight dweight (C, 1, K, K), dbias (C). ``slope``, the derivative
-// of what made x, is multiplied to dx; may be null.
+// of what made x, is multiplied to dx; may be null. ``scratch`` has as many floats as the function
+// of that name tells for the same numbers.
 extern "C" void rmt_depthwise_backward(const float* x, const float* weight, const float* grad,
                                        const float* slope, float* dx, float* dweight, float* dbias,
-                                       float* sums, int B, int H, int W, int C, int K,
+                                       float* scratch, int B, int H, int W, int C, int K,
                                        int threads) {
   const auto run = K == 3 ? backward_all<3> : backward_all<5>;
-  run(x, weight, grad, slope, dx, dweight, dbias, sums, B, {H, W, C}, threads);
+  run(x, weight, grad, slope, dx, dweight, dbias, scratch, B, {H, W, C}, threads);
+}
+extern "C" int64_t rmt_depthwise_backward_scratch(int B, int H, int W, int C, int K, int threads) {
+  const Tiling tiling(B, {H, W, C});
+  return all_sums(tiling, K) + (K == 3 ? PACKED<3> : PACKED<5>) * threads;
 }

@@ -1,4 +1,4 @@
-// Vectors of floats, as wide as the processor's, by the compilers' vector extensions.
+// Vectors of floats, as wide as the processor's, by GCC's vector extensions.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,20 @@
 
 namespace {
 
-#ifdef __AVX512F__
+#ifdef RMT_LANES  // to test, on any processor, what the widest one computes
+constexpr int LANES = RMT_LANES;
+#elif defined(__AVX512F__)
 constexpr int LANES = 16;
 #else
 constexpr int LANES = 8;
+#endif
+// of the vectors that the processor has itself; wider ones the compiler puts together
+#if defined(__AVX512F__)
+constexpr int REGISTER = 16;
+#elif defined(__AVX__)
+constexpr int REGISTER = 8;
+#else
+constexpr int REGISTER = 4;
 #endif
 constexpr float LOG2E = 1.44269504088896341f;
 // the accumulators of a tile stay in registers only where its loops are unrolled
@@ -21,6 +31,7 @@ constexpr float LOG2E = 1.44269504088896341f;
 
 typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
+typedef uint32_t uvec __attribute__((vector_size(LANES * 4)));  // its sums and shifts may overflow
 
 inline vec load(const float* p) {
   vec v;
@@ -42,7 +53,7 @@ inline void store_some(float* p, vec v, int count) {
 // In a register from here on: GCC would rather read it from memory once for every use.
 inline vec keep(vec x) {
 #ifdef __AVX__
-  asm("" : "+x"(x));
+  if constexpr (LANES == REGISTER) asm("" : "+x"(x));
 #endif
   return x;
 }
@@ -78,9 +89,9 @@ inline int round_up(int x, int step) { return (x + step - 1) / step * step; }
 
 // The larger of x and a constant; NaN where x is.
 inline vec at_least(float low, vec x) {
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) && !defined(RMT_LANES)
   return (vec)_mm512_max_ps((__m512)splat(low), (__m512)x);
-#elif defined(__AVX__)
+#elif defined(__AVX__) && !defined(RMT_LANES)
   return (vec)_mm256_max_ps((__m256)splat(low), (__m256)x);
 #else
   return x < splat(low) ? splat(low) : x;
@@ -100,7 +111,7 @@ inline vec exp2(vec x) {
   p = p * f + 2.40221202e-1f;
   p = p * f + 6.93146974e-1f;
   p = p * f + 1.00000007f;
-  return (vec)((ivec)p + ((ivec)shifted << 23));
+  return (vec)((uvec)p + ((uvec)shifted << 23));
 }
 
 }  // namespace
