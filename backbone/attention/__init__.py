@@ -20,6 +20,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from ..kernels import build
 from . import cpu, flex, reference, sdpa
 from .positions import Tables, decay_rates
 
@@ -145,15 +146,17 @@ def grid_tables(
 ) -> Tables:
     """An implementation's tables for an H x W grid, made anew or kept from an earlier call.
 
-    Under a compiler, and for tensors without storage, they are always made anew: they belong to the
-    graph. They never require a gradient and serve training also when inference made them.
+    Under a compiler or a tracer, and for tensors without storage, they are always made anew: they
+    belong to the graph. They never require a gradient and serve training also when inference made
+    them.
     """
 
     def make() -> Tables:
         rates = decay_rates(heads, span, device)
         return IMPLEMENTATIONS[name].tables(head_dim, rates, H, W, axial)
 
-    if torch.compiler.is_compiling() or type(torch.empty(0, device=device)) is not Tensor:
+    recorded = torch.compiler.is_compiling() or build.escaped()
+    if recorded or type(torch.empty(0, device=device)) is not Tensor:
         return make()
     key = (name, head_dim, heads, span, H, W, axial, device)
     with _cache_lock:

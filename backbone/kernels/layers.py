@@ -1,14 +1,18 @@
 """The layers on a CPU in float32: same weights, names and values, another forward pass.
 
 Each is its plain layer of :mod:`backbone.layers` wherever its shortcuts do not apply: on a GPU, in
-another dtype, under a compiler, and where somebody watches or has replaced what they pass by.
+another dtype, under a compiler, a tracer or ``torch.func``, and where somebody watches or has
+replaced what they pass by.
 """
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.utils.parametrize import is_parametrized
 
 from .. import layers as plain
 from ..layers import Attend, times
+from . import build
 from .convolution import conv_norm, depthwise
 
 SLAB_BYTES = 16 * 2**20  # of the hidden activations that are computed at once
@@ -33,7 +37,7 @@ def applies(x: Tensor, *passed_by: nn.Module) -> bool:
         and x.device.type == 'cpu'
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled('cpu')
-        and not torch.jit.is_tracing()
+        and not build.escaped()
         and all(is_plain(module) for module in passed_by)
     )
 
@@ -45,10 +49,14 @@ def is_plain(module: nn.Module) -> bool:
         or module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
+        or _has_any_global_hook()
     )
+    # other libraries put a ``forward`` of their own into the module itself
+    known = type(module).forward in KNOWN and 'forward' not in vars(module)
+    if watched or not known or is_parametrized(module):
+        return False
     weight = getattr(module, 'weight', None)
-    known = type(module).forward in KNOWN
-    return known and not watched and (weight is None or weight.dtype == torch.float32)
+    return weight is None or weight.dtype == torch.float32
 
 
 def sum_of(x: Tensor, y: Tensor) -> Tensor:
