@@ -5,7 +5,7 @@ PYTHON_IN := $(VENV)/bin/python
 export VENV TORCH REQUIREMENTS PYTHON MAX_JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test test-all lint
+.PHONY: help setup demo demo-seg test test-all test-isa test-asan mutation lint
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,28 @@ test: setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes to p
 
 test-all: setup  ## the slow tests too
 	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile -m "slow or not slow" $(ARGS)
+
+KERNEL_TESTS := -m pytest -q -p no:cacheprovider tests/kernels/test_attention_kernel.py \
+	tests/kernels/test_convolution.py $(ARGS)
+# the last one: the lanes of AVX-512, on any processor
+ISAS := -mno-avx512f -march=x86-64 -DRMT_LANES=16
+
+test-isa: setup  ## the kernels' tests, compiled for other processors
+	for flags in $(ISAS); do \
+	    echo "RMT_KERNEL_FLAGS=$$flags"; RMT_KERNEL_FLAGS=$$flags $(PYTHON_IN) $(KERNEL_TESTS) || exit; \
+	done
+
+SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
+LIBRARY = $(shell $(CXX) -print-file-name=$(1))
+
+# compiled before: Python is run with the sanitizers, the compiler is not
+test-asan: setup  ## the kernels' tests, every memory access and integer checked
+	RMT_KERNEL_FLAGS="$(SANITIZE)" $(PYTHON_IN) -c "from backbone.kernels import build; build.compiled()"
+	RMT_KERNEL_FLAGS="$(SANITIZE)" ASAN_OPTIONS=detect_leaks=0 \
+	    LD_PRELOAD="$(call LIBRARY,libasan.so) $(call LIBRARY,libubsan.so)" $(PYTHON_IN) $(KERNEL_TESTS)
+
+mutation: setup  ## what share of small faults in backbone/ the tests notice; half an hour
+	$(PYTHON_IN) tests/mutation.py $(ARGS)
 
 lint: setup  ## check style and formatting
 	$(PYTHON_IN) -m ruff check .
