@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.utils import ManagerMixin
+from own_data import OwnData
 from tiny_data import write_ade, write_coco
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,6 +131,18 @@ def tiny_seg(tiny_ade: Path) -> list[str]:
         'train_cfg.val_interval=2',
         'default_hooks.checkpoint.interval=2',
     ]
+
+
+@pytest.fixture
+def own_coco(tiny_coco: Path, tiny_det: list[str], tmp_path: Path) -> OwnData:
+    """A copy of the tiny data set to spoil."""
+    return OwnData(Path(shutil.copytree(tiny_coco, tmp_path / 'coco')), DET_CONFIG, tiny_det)
+
+
+@pytest.fixture
+def own_ade(tiny_ade: Path, tiny_seg: list[str], tmp_path: Path) -> OwnData:
+    """The same in ADE20K's layout."""
+    return OwnData(Path(shutil.copytree(tiny_ade, tmp_path / 'ade')), SEG_CONFIG, tiny_seg)
 
 
 @pytest.fixture(scope='session')

@@ -34,7 +34,8 @@ def main() -> None:
     cfg = load_config(args)
     cfg.load_from = cli.existing_file(args.checkpoint, 'checkpoint')
     add_outputs(cfg, args.out, args.show_dir)
-    checks.check_data(cfg, ('test',))
+    if not args.no_check:
+        checks.check_data(cfg, ('test',))
 
     runner = build_runner(cfg)
     checks.build_loops(runner, ('test',))

@@ -33,7 +33,8 @@ def main() -> None:
     for key in ('load_from', 'pretrained'):
         if cfg.get(key):
             cli.existing_file(cfg[key], 'checkpoint')
-    checks.check_data(cfg, ('train', 'val'))
+    if not args.no_check:
+        checks.check_data(cfg, ('train', 'val'))
 
     runner = build_runner(cfg)
     checks.build_loops(runner, ('train', 'val'))

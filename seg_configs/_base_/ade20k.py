@@ -1,10 +1,10 @@
-"""ADE20K, 150 classes, crops of 512×512; label 0 (other) is ignored."""
+"""ADE20K, 150 classes, crops of 512×512; its class ignores label 0 (other) by itself."""
 
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadAnnotations'),
     dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
@@ -14,7 +14,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    dict(type='LoadAnnotations', reduce_zero_label=True),  # after Resize: the truth stays as it is
+    dict(type='LoadAnnotations'),  # after Resize: the truth stays as it is
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(

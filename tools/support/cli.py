@@ -111,6 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='change the config, e.g. data_root=/data/coco train_dataloader.batch_size=4',
     )
+    parser.add_argument('--no-check', action='store_true', help='skip the checks of data')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes it, torchrun sets the environment variable
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)

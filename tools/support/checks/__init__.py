@@ -1,41 +1,48 @@
 """Look at the data before anything is built: one clear line instead of a traceback an hour later.
 
-mmdet takes some mistakes without a word: with a class that the annotation file has not, or classes
-in another order than the file's, it trains on shifted labels.
+mmdet and mmseg take some mistakes without a word: objects in no image, photos that are turned when
+they are read, classes in another order than the file's. What the pipeline and the metrics do not
+read is not looked at.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from support.checks.coco import check_coco, check_evaluator
-from support.checks.dataset import leaves, path_of, some
-from support.checks.images import check_files
-from support.checks.segmentation import listed, naming_label_maps
+from backbone.weights.match import CheckpointError
+from support.checks import listing, samples
+from support.checks.coco import check_coco
+from support.checks.coco_file import CocoFile
+from support.checks.dataset import Leaf, is_local, leaves, path_of
+from support.checks.heads import check_heads
+from support.checks.label_maps import naming_label_maps
+from support.checks.metrics import Evaluation, check_other_file, evaluations
+from support.checks.rows import TOO_NARROW
+from support.checks.tally import Tally
 from support.cli import UserError, one_line
 
 __all__ = ['build_loops', 'check_data', 'naming_label_maps']
 
 
 def check_data(cfg: Config, splits: Sequence[str]) -> None:
-    """Check the datasets of ``cfg``.
+    """Check the datasets of ``cfg``; says in a line each what there is and what is dropped.
 
     Raises:
-        UserError: files are missing or malformed, or the classes fit neither file nor heads.
+        UserError: files are missing or malformed, or the classes fit neither file nor heads, or
+            nothing would be trained.
     """
     if os.environ.get('LOCAL_RANK', '0') != '0':
         return  # one process of each machine looks; the others wait for it in the process group
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
-        if not loader:
-            continue
-        for key, dataset in leaves(loader.dataset, f'{split}_dataloader.dataset'):
-            _check_dataset(cfg, dataset, key)
-        check_evaluator(cfg, split)
+        if loader:
+            found = leaves(loader.dataset, f'{split}_dataloader.dataset')
+            _check_split(cfg, split, [Leaf(key, dataset) for key, dataset in found])
 
 
 def build_loops(runner: Runner, splits: Sequence[str]) -> None:
@@ -45,64 +52,103 @@ def build_loops(runner: Runner, splits: Sequence[str]) -> None:
             continue
         try:
             getattr(runner, f'{split}_loop')
-        except (ValueError, TypeError, KeyError, AssertionError, OSError) as error:
-            raise UserError(f'{split}_dataloader: {one_line(error)}') from error
-
-
-def _check_dataset(cfg: Config, dataset: dict, key: str) -> None:
-    if dataset.get('backend_args'):  # not on a local disk
-        return
-    for name in (
-        'ann_file',
-        *(f'data_prefix.{prefix}' for prefix in dataset.get('data_prefix', {})),
-    ):
-        path = path_of(dataset, name)
-        if path and not os.path.exists(path):
+        except (UserError, CheckpointError):
+            raise
+        except Exception as error:
+            text = one_line(error)
+            reason = text if ' ' in text else f'{type(error).__name__}: {text}'
             raise UserError(
-                f'{key}: {path}: no such file or directory (from {os.getcwd()}); give the place of '
-                'the data with --cfg-options data_root=DIR'
+                f'{split}_dataloader or {split}_evaluator can not be built: {reason} '
+                '(RMT_TRACEBACK=1 shows where)'
+            ) from error
+
+
+def _check_split(cfg: Config, split: str, found: list[Leaf]) -> None:
+    metrics = evaluations(cfg, split)
+    files = [_check_annotations(cfg, leaf, metrics) for leaf in found]
+    tallies = [tally for _, tally in files]
+    _check_something_trains(found, tallies)
+    if len(found) == 1 and files[0][0]:
+        for metric in metrics:
+            if not metric.reads(found[0].path):
+                check_other_file(found[0], metric)
+    for i, (leaf, (file, _)) in enumerate(zip(found, files, strict=True)):
+        if leaf.kind is None or not is_local(leaf.config) or not leaf.family & listing.FAMILIES:
+            continue
+        tallies[i] = _check_samples(cfg, leaf, file, tallies[i])
+    _check_something_trains(found, tallies)
+
+
+def _check_annotations(
+    cfg: Config, leaf: Leaf, metrics: list[Evaluation]
+) -> tuple[CocoFile | None, Tally | None]:
+    """Check what the config says of a data set; its annotation file, where it is COCO's."""
+    if leaf.kind is None or not is_local(leaf.config):
+        return None, None  # an unknown type: the registry says what to do when it is built
+    _check_paths(leaf)
+    file, tally = None, None
+    if leaf.reads_plain_coco and leaf.path:
+        kinds = frozenset().union(*(m.kinds for m in metrics if m.reads(leaf.path)))
+        file, tally = check_coco(leaf, leaf.path, kinds)
+        if file.whole and kinds and not tally.evaluated:
+            _warn(f'{leaf.path}: has no object to evaluate: AP will be -1')
+    return file, tally if file and file.whole else None
+
+
+def _check_samples(
+    cfg: Config, leaf: Leaf, file: CocoFile | None, tally: Tally | None
+) -> Tally | None:
+    """Check the classes, the images and the label maps of a data set; say what is in it."""
+    listable = listing.is_listable(leaf)
+    infos = listing.infos(leaf) if listable else []
+    check_heads(cfg, leaf.key, leaf.classes)
+    if file and not file.whole:
+        samples.check(cfg, leaf, listing.of_rows(leaf, file.images))
+        _say(leaf, f'{leaf.path} is large: only its beginning was looked at')
+        return None
+    if not listable:
+        return None
+    said = samples.check(cfg, leaf, infos)
+    tally = tally or listing.tally(infos)
+    detects = 'BaseDetDataset' in leaf.family
+    _say(leaf, (tally.describe(leaf.trains) if detects else f'{len(infos)} images') + said)
+    return tally
+
+
+def _check_paths(leaf: Leaf) -> None:
+    """Files and folders that the config names and something reads."""
+    names = ['ann_file', *(f'data_prefix.{name}' for name in leaf.config.get('data_prefix') or {})]
+    for name in names:
+        path = path_of(leaf.config, name)
+        if not path or ('.seg' in name and not leaf.loads('seg')):
+            continue
+        if not os.path.exists(path):
+            raise UserError(
+                f'{leaf.key}: {path}: no such file or directory (from {os.getcwd()}); give the '
+                'place of the data with --cfg-options data_root=DIR'
             )
-    with DATASETS.switch_scope_and_registry(None) as registry:
-        kind = registry.get(dataset['type'])
-    if kind is None:
-        return  # the registry's own message, when the dataset is built, lists what to do
-    classes = dataset.get('metainfo', {}).get('classes') or getattr(kind, 'METAINFO', {}).get(
-        'classes'
+
+
+def _check_something_trains(found: list[Leaf], tallies: list[Tally | None]) -> None:
+    """Refuse to train on no object; says nothing where a data set was not seen whole."""
+    if None in tallies or any(tally.usable for tally in tallies):
+        return
+    pairs = zip(found, tallies, strict=True)
+    leaf, tally = next(((f, t) for f, t in pairs if f.trains_objects), (None, None))
+    if leaf is None:
+        return
+    hint = ''
+    if tally.dropped and tally.dropped.most_common(1)[0][0] == TOO_NARROW:
+        hint = '; boxes must be in pixels, not in parts of the image'
+    raise UserError(
+        f'{leaf.key}: {leaf.path}: no object to train on: of {tally.objects}, '
+        f'{tally.reasons() or "none is left"}{hint}'
     )
-    if isinstance(classes, str):
-        raise UserError(f'{key}.metainfo.classes={classes!r}: must be a list; write [{classes!r}]')
-    parents = {parent.__name__ for parent in kind.__mro__}
-    if 'CocoDataset' in parents:
-        images = check_coco(dataset, key, classes)
-        maps = []
-    elif 'BaseSegDataset' in parents:
-        images, maps = listed(dataset, key)
-    else:
-        return
-    _check_heads(cfg.model, key, classes)
-    check_files(images, key)
-    check_files(maps, key)
 
 
-def _check_heads(model: dict, key: str, classes: Sequence[str] | None) -> None:
-    """The heads' ``num_classes`` against the dataset's classes."""
-    if classes is None:
-        return
-    for place, head in _heads(model, 'model'):
-        number = head['num_classes']
-        if not head.get('class_agnostic') and number != len(classes):
-            raise UserError(
-                f'{place}.num_classes={number}, but {key} has {len(classes)} classes '
-                f'({some(classes, 3)}); they must agree'
-            )
+def _say(leaf: Leaf, text: str) -> None:
+    print(f'{leaf.key}: {text}', flush=True)
 
 
-def _heads(node: object, place: str) -> Iterator[tuple[str, dict]]:
-    if isinstance(node, dict):
-        if 'num_classes' in node and place.split('.')[-1] != 'backbone':
-            yield place, node
-        for name, value in node.items():
-            yield from _heads(value, f'{place}.{name}')
-    elif isinstance(node, (list, tuple)):
-        for i, value in enumerate(node):
-            yield from _heads(value, f'{place}.{i}')
+def _warn(text: str) -> None:
+    print(f'warning: {text}', file=sys.stderr, flush=True)

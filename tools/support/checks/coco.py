@@ -1,154 +1,148 @@
-"""Annotation files in COCO's format, and the metrics that read them by themselves."""
+"""A data set that mmdet reads as COCO's, against its annotation file."""
 
-import json
-import mmap
-import os
-import re
-from collections.abc import Sequence
+from collections.abc import Collection
+from typing import Any
 
-from mmengine.config import Config
-
-from support.checks.dataset import leaves, path_of, some
-from support.cli import UserError, one_line
-
-READ_UP_TO = 64 * 2**20
-"""Bytes of an annotation file that is read twice for its own check: COCO's val, not its train."""
-
-SKIM_ROWS, SKIM_BYTES = 100, 16 * 2**20
-"""Of a larger file: how many images and annotations are looked at, and how far into each list."""
+from support.checks import coco_file, rows
+from support.checks.coco_file import CocoFile
+from support.checks.dataset import Leaf, some
+from support.checks.tally import Tally
+from support.cli import UserError
 
 
-def check_coco(dataset: dict, key: str, classes: Sequence[str] | None) -> list[str]:
-    """Check an annotation file; returns the paths of its images."""
-    path = path_of(dataset, 'ann_file')
-    if not path:
-        return []
-    content = (_skim_coco if os.path.getsize(path) > READ_UP_TO else _read_coco)(path)
-    names = [category['name'] for category in content['categories']]
-    if classes is not None:
-        _check_classes(path, f'{key}.metainfo.classes', list(classes), names)
-    needs = ['image_id', 'category_id', 'bbox', 'area']
-    if any(step.get('with_mask') for step in dataset.get('pipeline', [])):
-        needs.append('segmentation')
-    if not content['annotations'] and not dataset.get('test_mode'):
-        raise UserError(f'{path}: has no annotations to train on')
-    for i, annotation in enumerate(content['annotations']):
-        lacking = [field for field in needs if field not in annotation]
-        if lacking:
-            what = ' (boxes alone can train RetinaNet)' if lacking == ['segmentation'] else ''
-            raise UserError(f'{path}: annotations[{i}] has no {", ".join(lacking)}{what}')
-    folder = path_of(dataset, 'data_prefix.img') or ''
-    return [os.path.join(folder, image['file_name']) for image in content['images']]
+def check_coco(
+    leaf: Leaf, path: str, evaluates: frozenset[str] = frozenset()
+) -> tuple[CocoFile, Tally]:
+    """Check an annotation file as a data set, and the metrics that evaluate by it, read it.
 
-
-def _read_coco(path: str) -> dict[str, list[dict]]:
-    """The three lists of an annotation file."""
-    what = f'{path}: no COCO annotation file'
-    try:
-        with open(path, encoding='utf-8') as file:
-            content = json.load(file)
-    except (ValueError, RecursionError) as error:  # a JSONDecodeError and a UnicodeDecodeError too
-        raise UserError(f'{what}: not JSON: {one_line(error)}') from error
-    except OSError as error:
-        raise UserError(f'{path}: {error.strerror}') from error
-    if not isinstance(content, dict):
-        raise UserError(f'{what}: a JSON {type(content).__name__}, not an object')
-    _check_rows(what, content, f'; its keys are {sorted(content)[:8]}')
-    return content
-
-
-def _skim_coco(path: str) -> dict[str, list[dict]]:
-    """The categories and the first images and annotations of a file too large to be read twice."""
-    what = f'{path}: no COCO annotation file'
-    try:
-        with (
-            open(path, 'rb') as file,
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-        ):
-            if not content[:64].lstrip().startswith(b'{'):
-                raise UserError(f'{what}: not JSON: it begins with {content[:16]!r}, not with {{')
-            if not content[-64:].rstrip().endswith(b'}'):
-                raise UserError(f'{what}: cut short: it ends with {content[-16:]!r}, not with }}')
-            rows = {
-                'images': _first_rows(content, b'images', SKIM_ROWS),
-                'annotations': _first_rows(content, b'annotations', SKIM_ROWS),
-                'categories': _first_rows(content, b'categories', None),
-            }
-    except ValueError as error:
-        raise UserError(f'{what}: not JSON: {one_line(error)}') from error
-    except OSError as error:
-        raise UserError(f'{path}: {error.strerror}') from error
-    _check_rows(what, rows)
-    return rows
-
-
-def _first_rows(content: mmap.mmap, part: bytes, most: int | None) -> list | None:
-    """At most so many rows of a list of a JSON file, None where it has no such list.
-
-    Raises:
-        ValueError: the list begins with what is not JSON.
+    Args:
+        leaf: the data set.
+        path: the annotation file.
+        evaluates: what metrics evaluate by the file: ``'bbox'``, ``'segm'``, ...
     """
-    found = re.search(rb'"%s"\s*:\s*\[' % part, content)
-    if not found:
-        return None
-    text = content[found.end() : found.end() + SKIM_BYTES].decode(errors='replace')
-    decoder, between = json.JSONDecoder(), re.compile(r'[\s,]*')
-    rows, at = [], between.match(text).end()
-    while text[at : at + 1] not in (']', '') and (most is None or len(rows) < most):
-        try:
-            row, at = decoder.raw_decode(text, at)
-        except ValueError:
-            if not rows:
-                raise
-            break  # longer than what is looked at, or damaged there: the data set will tell
-        rows.append(row)
-        at = between.match(text, at).end()
-    return rows
+    file = coco_file.read(path, needs_annotations=leaf.trains_objects)
+    check_rows(file, 'images', file.images, rows.IMAGE)
+    check_rows(file, 'categories', file.categories, rows.CATEGORY)
+    check_rows(file, 'annotations', file.annotations, rows.KEYS)
+    if not file.images:
+        raise UserError(f'{path}: has no images')
+    if leaf.classes:
+        _check_classes(file, f'{leaf.key}.metainfo.classes', leaf.classes)
+    if leaf.trains_objects and not file.annotations:
+        raise UserError(f'{path}: has no annotations to train on')
+    return file, Objects(file, leaf, evaluates).check()
 
 
-def _check_rows(what: str, content: dict, hint: str = '') -> None:
-    for part, fields in {
-        'images': ('id', 'file_name', 'width', 'height'),
-        'annotations': (),
-        'categories': ('id', 'name'),
-    }.items():
-        rows = content.get(part)
-        if not isinstance(rows, list):
-            raise UserError(f'{what}: no list "{part}"{hint}')
-        for i, row in enumerate(rows):
-            lacking = [f for f in fields if not isinstance(row, dict) or f not in row]
-            if lacking or not isinstance(row, dict):
-                raise UserError(f'{what}: {part}[{i}] has no {", ".join(lacking) or "fields"}')
+def check_rows(file: CocoFile, part: str, found: list, fields: tuple[rows.Field, ...]) -> None:
+    """Each row against its fields, and that no id is there twice."""
+    first: dict[Any, int] = {}
+    for i, row in enumerate(found):
+        if wrong := rows.problem(row, fields):
+            raise UserError(f'{file.path}: {part}[{i}] {wrong}')
+        if (before := first.setdefault(row['id'], i)) != i:
+            raise UserError(
+                f'{file.path}: {part}[{before}] and {part}[{i}] have the same id {row["id"]!r}; '
+                'number them anew'
+            )
 
 
-def _check_classes(path: str, key: str, classes: list[str], names: list[str]) -> None:
+def _check_classes(file: CocoFile, key: str, classes: list[str]) -> None:
+    """The classes and their order: mmdet numbers them in the order of the file."""
+    names = [category['name'] for category in file.categories]
     missing = [name for name in classes if name not in names]
     if missing:
         raise UserError(
-            f'{path}: has no category {some(missing)}; it has {some(names)}. Name its classes '
+            f'{file.path}: has no category {some(missing)}; it has {some(names)}. Name its classes '
             f"with {key} (of every split), and their number with the heads' num_classes"
         )
     in_file = [name for name in names if name in set(classes)]
+    if len(in_file) > len(classes):
+        twice = next(name for name in classes if names.count(name) > 1)
+        first, second = [i for i, name in enumerate(names) if name == twice][:2]
+        raise UserError(
+            f'{file.path}: categories[{first}] and categories[{second}] have the same name '
+            f'{twice!r}, and mmdet would shift the classes after it: make them one'
+        )
     if in_file != classes:
         i = next(i for i, name in enumerate(classes) if in_file[i] != name)
         raise UserError(
-            f'{key}: {classes[i]!r} stands where the file {path} has {in_file[i]!r}; mmdet numbers '
-            'the classes in the order of the file: give them in that order'
+            f'{key}: {classes[i]!r} stands where the file {file.path} has {in_file[i]!r}; mmdet '
+            'numbers the classes in the order of the file: give them in that order'
         )
 
 
-def check_evaluator(cfg: Config, split: str) -> None:
-    """The metric reads the annotation file by itself: it must be the dataset's."""
-    evaluators = cfg.get(f'{split}_evaluator') or []
-    inner = [leaf for _, leaf in leaves(cfg[f'{split}_dataloader'].dataset, '')]
-    for metric in evaluators if isinstance(evaluators, list) else [evaluators]:
-        path = metric.get('ann_file')
-        if not path or metric.get('backend_args') or '://' in path:
-            continue
-        if not os.path.isfile(path):
-            raise UserError(f'{split}_evaluator.ann_file={path}: no such file (from {os.getcwd()})')
-        theirs = path_of(inner[0], 'ann_file')
-        if len(inner) == 1 and theirs and not os.path.samefile(path, theirs):
+class Objects:
+    """The annotations of a file: each is looked at as far as something reads it."""
+
+    def __init__(self, file: CocoFile, leaf: Leaf, evaluates: frozenset[str]) -> None:
+        self.file, self.evaluates = file, evaluates
+        self.images = {image['id']: image for image in file.images}
+        self.categories = {category['id'] for category in file.categories}
+        self.classes = {
+            c['id'] for c in file.categories if not leaf.classes or c['name'] in leaf.classes
+        }
+        self.any_class = any('proposal' in kind for kind in evaluates)
+        self.loads_masks = leaf.loads('mask')
+        filters = {} if leaf.config.get('test_mode') else leaf.config.get('filter_cfg') or {}
+        self.min_size = filters.get('min_size', 0)
+        if not isinstance(self.min_size, (int, float)):
+            raise UserError(f'{leaf.key}.filter_cfg.min_size={self.min_size!r}: must be a number')
+
+    def check(self) -> Tally:
+        """Refuse the first object that can not be read; count what trains."""
+        if self.evaluates:
+            self._check_kinds(self.images, 'images')
+            self._check_kinds(self.categories, 'categories')
+        tally, busy = Tally(len(self.images), len(self.file.annotations)), set()
+        for i, row in enumerate(self.file.annotations):
+            reason = self._why_dropped(i, row)
+            if reason:
+                tally.dropped[reason] += 1
+            else:
+                busy.add(row['image_id'])
+        tally.idle = len(self.images) - len(busy)
+        return tally
+
+    def _why_dropped(self, i: int, row: dict) -> str | None:
+        self._check_keys(i, row)
+        if row.get('ignore') and not self.evaluates:
+            return 'marked ignore'  # nothing else of it is read
+        evaluated = self.evaluates and (row['category_id'] in self.classes or self.any_class)
+        self._check_fields(i, row, rows.BOX + (rows.EVALUATED if evaluated else rows.TRAINED))
+        image = self.images.get(row['image_id'])
+        if image is None:  # beyond what was read of a large file
+            return None
+        height, width = image['height'], image['width']
+        reason = rows.dropped(row, height, width, self.classes, self.min_size)
+        kept = reason in (None, rows.CROWD)
+        if (kept and self.loads_masks) or (evaluated and 'segm' in self.evaluates):
+            self._check_fields(i, row, rows.MASK)
+            if wrong := rows.mask_problem(row['segmentation'], height, width):
+                self._refuse(i, row, wrong)
+        return reason
+
+    def _check_kinds(self, ids: Collection[Any], part: str) -> None:
+        """pycocotools sorts them with NumPy, which makes texts of numbers among texts."""
+        texts = {isinstance(each, str): each for each in ids}
+        if len(texts) > 1:
             raise UserError(
-                f"{split}_evaluator.ann_file={path} is not the data set's {theirs}; change both"
+                f'{self.file.path}: {part} have ids of two kinds, {texts[False]!r} and '
+                f'{texts[True]!r}; make all of them numbers'
             )
+
+    def _check_keys(self, i: int, row: dict) -> None:
+        if self.file.whole and row['image_id'] not in self.images:
+            self._refuse(i, row, f'has image_id={row["image_id"]!r}; no image has that id')
+        if row['category_id'] not in self.categories:
+            wrong = f'has category_id={row["category_id"]!r}; no category has that id'
+            self._refuse(i, row, wrong)
+
+    def _check_fields(self, i: int, row: dict, fields: tuple[rows.Field, ...]) -> None:
+        if wrong := rows.problem(row, fields):
+            self._refuse(i, row, wrong)
+
+    def _refuse(self, i: int, row: dict, wrong: str) -> None:
+        known = [f'id {row["id"]!r}']
+        if row['image_id'] in self.images:
+            known.append(f'image {self.images[row["image_id"]]["file_name"]}')
+        raise UserError(f'{self.file.path}: annotations[{i}] ({", ".join(known)}) {wrong}')

@@ -1,8 +1,16 @@
-"""A data set as a config describes it: inside wrappers, with its paths joined."""
+"""A data set as a config describes it: inside wrappers, its paths joined, what it reads."""
 
 import os
+import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from mmengine.fileio import list_from_file
+from mmengine.registry import DATASETS, TRANSFORMS
+
+from support.cli import UserError, one_line
 
 
 def leaves(dataset: dict, key: str) -> Iterator[tuple[str, dict]]:
@@ -27,7 +35,107 @@ def path_of(dataset: dict, dotted: str) -> str | None:
     return os.path.join(dataset.get('data_root') or '', value)
 
 
-def some(names: Sequence[str], most: int = 5) -> str:
+def is_local(config: dict) -> bool:
+    """Whether a data set or a metric reads plain files."""
+    return (config.get('backend_args') or {}).get('backend', 'local') in ('local', 'LocalBackend')
+
+
+def some(names: Sequence[object], most: int = 5) -> str:
     """The first names, and how many more there are."""
     rest = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(map(repr, names[:most])) + rest
+
+
+@dataclass
+class Leaf:
+    """A data set without wrappers; ``key`` is its place in the config."""
+
+    key: str
+    config: dict
+
+    @cached_property
+    def kind(self) -> type | None:
+        """Its class, None where no such class is registered."""
+        with DATASETS.switch_scope_and_registry(None) as registry:
+            return registry.get(self.config['type'])
+
+    @cached_property
+    def family(self) -> set[str]:
+        """The names of its class and of all that it inherits from."""
+        return {parent.__name__ for parent in self.kind.__mro__} if self.kind else set()
+
+    @cached_property
+    def reads_plain_coco(self) -> bool:
+        """Whether mmdet reads its annotation file as COCO's; LVIS and panoptic files are others."""
+        if 'CocoDataset' not in self.family:
+            return False
+        from mmdet.datasets import CocoDataset
+
+        return all(
+            getattr(self.kind, name) is getattr(CocoDataset, name)
+            for name in ('load_data_list', 'parse_data_info', 'COCOAPI')
+        )
+
+    @property
+    def trains(self) -> bool:
+        """Whether a model learns from it."""
+        return self.key.startswith('train')
+
+    @cached_property
+    def steps(self) -> list[Any]:
+        """The transforms of its pipeline that read images and annotations, built."""
+        steps = [step for step in self.config.get('pipeline') or [] if _reads_files(step)]
+        try:
+            return [TRANSFORMS.build(step) for step in steps]
+        except Exception as error:
+            raise UserError(f'{self.key}.pipeline: {one_line(error)}') from error
+
+    def loads(self, what: str) -> bool:
+        """Whether the pipeline loads ``'bbox'``, ``'mask'`` or ``'seg'``."""
+        return any(getattr(step, f'with_{what}', False) for step in self.steps)
+
+    @property
+    def trains_objects(self) -> bool:
+        """Whether there is nothing to train on without objects."""
+        return self.trains and (self.loads('bbox') or self.loads('mask'))
+
+    @property
+    def path(self) -> str | None:
+        """Its annotation file."""
+        return path_of(self.config, 'ann_file')
+
+    @cached_property
+    def classes(self) -> list[str] | None:
+        """The names of its classes as mmengine finds them, None where it has none."""
+        place = f'{self.key}.metainfo.classes'
+        classes = (self.config.get('metainfo') or {}).get('classes')
+        classes = classes or getattr(self.kind, 'METAINFO', {}).get('classes')
+        if isinstance(classes, str):
+            if not os.path.isfile(classes):
+                raise UserError(f'{place}={classes!r}: must be a list; write [{classes!r}]')
+            classes = list_from_file(classes)  # mmengine takes a file of names too
+        if classes is None:
+            return None
+        if not all(isinstance(name, str) for name in classes):
+            raise UserError(f'{place}={classes!r}: must be a list of names')
+        if twice := repeated(classes):
+            raise UserError(f'{place}: names {twice!r} twice; name each class once')
+        return list(classes)
+
+
+def _reads_files(step: Any) -> bool:
+    """Whether a transform reads an image or annotations of what a data set lists, and only that."""
+    if not isinstance(step, dict) or 'type' not in step:
+        return False
+    with TRANSFORMS.switch_scope_and_registry(None) as registry:
+        kind = registry.get(step['type'])
+    names = {parent.__name__ for parent in getattr(kind, '__mro__', ())}
+    return bool(names & {'LoadImageFromFile', 'LoadAnnotations'}) or any(
+        re.fullmatch('Load.*ImageFrom.*', name) for name in names
+    )
+
+
+def repeated(values: Sequence[Any]) -> Any | None:
+    """The first value that was there before."""
+    seen = set()
+    return next((v for v in values if v in seen or seen.add(v)), None)
