@@ -17,13 +17,13 @@ from backbone.weights.match import CheckpointError
 from support.checks import listing, samples
 from support.checks.coco import check_coco
 from support.checks.coco_file import CocoFile
-from support.checks.dataset import Leaf, is_local, leaves, path_of
+from support.checks.dataset import Leaf, is_local, leaves, path_of, reason_of
 from support.checks.heads import check_heads
 from support.checks.label_maps import naming_label_maps
 from support.checks.metrics import Evaluation, check_other_file, evaluations
 from support.checks.rows import TOO_NARROW
 from support.checks.tally import Tally
-from support.cli import UserError, one_line
+from support.cli import UserError
 
 __all__ = ['build_loops', 'check_data', 'naming_label_maps']
 
@@ -39,9 +39,9 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
         return  # one process of each machine looks; the others wait for it in the process group
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        if loader:
-            found = leaves(loader.dataset, f'{split}_dataloader.dataset')
+        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+        if isinstance(dataset, dict):
+            found = leaves(dataset, f'{split}_dataloader.dataset')
             _check_split(cfg, split, [Leaf(key, dataset) for key, dataset in found])
 
 
@@ -55,10 +55,8 @@ def build_loops(runner: Runner, splits: Sequence[str]) -> None:
         except (UserError, CheckpointError):
             raise
         except Exception as error:
-            text = one_line(error)
-            reason = text if ' ' in text else f'{type(error).__name__}: {text}'
             raise UserError(
-                f'{split}_dataloader or {split}_evaluator can not be built: {reason} '
+                f'{split}_dataloader or {split}_evaluator can not be built: {reason_of(error)} '
                 '(RMT_TRACEBACK=1 shows where)'
             ) from error
 
@@ -92,7 +90,8 @@ def _check_annotations(
         file, tally = check_coco(leaf, leaf.path, kinds)
         if file.whole and kinds and not tally.evaluated:
             _warn(f'{leaf.path}: has no object to evaluate: AP will be -1')
-    return file, tally if file and file.whole else None
+    seen = file is not None and (file.whole or not file.annotations)
+    return file, tally if seen else None
 
 
 def _check_samples(
@@ -137,6 +136,8 @@ def _check_something_trains(found: list[Leaf], tallies: list[Tally | None]) -> N
     leaf, tally = next(((f, t) for f, t in pairs if f.trains_objects), (None, None))
     if leaf is None:
         return
+    if not tally.objects:
+        raise UserError(f'{leaf.key}: {leaf.path}: has no annotations to train on')
     hint = ''
     if tally.dropped and tally.dropped.most_common(1)[0][0] == TOO_NARROW:
         hint = '; boxes must be in pixels, not in parts of the image'

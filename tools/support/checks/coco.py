@@ -20,7 +20,7 @@ def check_coco(
         path: the annotation file.
         evaluates: what metrics evaluate by the file: ``'bbox'``, ``'segm'``, ...
     """
-    file = coco_file.read(path, needs_annotations=leaf.trains_objects)
+    file = coco_file.read(path)
     check_rows(file, 'images', file.images, rows.IMAGE)
     check_rows(file, 'categories', file.categories, rows.CATEGORY)
     check_rows(file, 'annotations', file.annotations, rows.KEYS)
@@ -28,8 +28,6 @@ def check_coco(
         raise UserError(f'{path}: has no images')
     if leaf.classes:
         _check_classes(file, f'{leaf.key}.metainfo.classes', leaf.classes)
-    if leaf.trains_objects and not file.annotations:
-        raise UserError(f'{path}: has no annotations to train on')
     return file, Objects(file, leaf, evaluates).check()
 
 

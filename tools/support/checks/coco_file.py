@@ -31,11 +31,11 @@ def is_large(path: str) -> bool:
     return os.path.getsize(path) > READ_UP_TO
 
 
-def read(path: str, needs_annotations: bool) -> CocoFile:
+def read(path: str) -> CocoFile:
     """The lists of an annotation file; rows may still be anything.
 
     Raises:
-        UserError: it is no JSON, or lacks a list (annotations: only where they are needed).
+        UserError: it is no JSON, or lacks a list; annotations may be absent.
     """
     what = f'{path}: no COCO annotation file'
     large = is_large(path)
@@ -47,11 +47,10 @@ def read(path: str, needs_annotations: bool) -> CocoFile:
         raise UserError(f'{path}: {error.strerror}') from error
     if not isinstance(content, dict):
         raise UserError(f'{what}: a JSON {type(content).__name__}, not an object')
-    if not needs_annotations and 'annotations' not in content:
-        content = {**content, 'annotations': []}  # COCO's test sets have none
+    hint = '' if large else f'; its keys are {sorted(content)[:8]}'
+    content.setdefault('annotations', [])  # COCO's test sets have none
     for part in ('images', 'annotations', 'categories'):
         if not isinstance(content.get(part), list):
-            hint = '' if large else f'; its keys are {sorted(content)[:8]}'
             raise UserError(f'{what}: no list "{part}"{hint}')
     return CocoFile(
         path, content['images'], content['annotations'], content['categories'], not large

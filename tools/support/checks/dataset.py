@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from mmengine.fileio import list_from_file
-from mmengine.registry import DATASETS, TRANSFORMS
+from mmengine.registry import DATASETS, TRANSFORMS, Registry
 
 from support.cli import UserError, one_line
 
@@ -40,6 +40,20 @@ def is_local(config: dict) -> bool:
     return (config.get('backend_args') or {}).get('backend', 'local') in ('local', 'LocalBackend')
 
 
+def kind_of(registry: Registry, name: object) -> type | None:
+    """The class of that name in the default scope, None where there is none."""
+    if not isinstance(name, str):
+        return name if isinstance(name, type) else None
+    with registry.switch_scope_and_registry(None) as scoped:
+        return scoped.get(name)
+
+
+def reason_of(error: Exception) -> str:
+    """The text of an error; with its type where it is a mere word."""
+    text = one_line(error)
+    return text if ' ' in text else f'{type(error).__name__}: {text}'
+
+
 def some(names: Sequence[object], most: int = 5) -> str:
     """The first names, and how many more there are."""
     rest = f' and {len(names) - most} more' if len(names) > most else ''
@@ -56,8 +70,7 @@ class Leaf:
     @cached_property
     def kind(self) -> type | None:
         """Its class, None where no such class is registered."""
-        with DATASETS.switch_scope_and_registry(None) as registry:
-            return registry.get(self.config['type'])
+        return kind_of(DATASETS, self.config.get('type'))
 
     @cached_property
     def family(self) -> set[str]:
@@ -88,7 +101,7 @@ class Leaf:
         try:
             return [TRANSFORMS.build(step) for step in steps]
         except Exception as error:
-            raise UserError(f'{self.key}.pipeline: {one_line(error)}') from error
+            raise UserError(f'{self.key}.pipeline: {reason_of(error)}') from error
 
     def loads(self, what: str) -> bool:
         """Whether the pipeline loads ``'bbox'``, ``'mask'`` or ``'seg'``."""
@@ -127,8 +140,7 @@ def _reads_files(step: Any) -> bool:
     """Whether a transform reads an image or annotations of what a data set lists, and only that."""
     if not isinstance(step, dict) or 'type' not in step:
         return False
-    with TRANSFORMS.switch_scope_and_registry(None) as registry:
-        kind = registry.get(step['type'])
+    kind = kind_of(TRANSFORMS, step['type'])
     names = {parent.__name__ for parent in getattr(kind, '__mro__', ())}
     return bool(names & {'LoadImageFromFile', 'LoadAnnotations'}) or any(
         re.fullmatch('Load.*ImageFrom.*', name) for name in names

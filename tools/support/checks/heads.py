@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from support.checks.dataset import some
+from support.checks.dataset import kind_of, some
 from support.cli import UserError
 
 CLASSIFIERS = {
@@ -44,10 +44,7 @@ def heads(node: object, place: str = 'model', name: str = 'model') -> Iterator[t
 
 def _has_other_targets(head: dict) -> bool:
     """Whether a head of mmseg's makes the targets of its loss by itself, as STDC's boundaries."""
-    if not isinstance(head.get('type'), str):
-        return False
-    with MODELS.switch_scope_and_registry(None) as registry:
-        kind = registry.get(head['type'])
+    kind = kind_of(MODELS, head.get('type'))
     base = [c for c in getattr(kind, '__mro__', ()) if c.__name__ == 'BaseDecodeHead']
     return bool(base) and kind.loss_by_feat is not base[0].loss_by_feat
 

@@ -47,8 +47,8 @@ class Labels:
     ignored: set[int]
     seen: set[int] = field(default_factory=set)
 
-    def add(self, results: dict) -> None:
-        """Check a label map as it is loaded, against its image."""
+    def of(self, results: dict) -> set[int]:
+        """The labels of a label map as it is loaded; checks them, and it against its image."""
         path, labels = results['seg_map_path'], results['gt_seg_map']
         where = f'{self.leaf.key}: {path}'
         if labels.ndim != 2:
@@ -70,7 +70,7 @@ class Labels:
                 f'{where}: has the label {some(wrong, 3)}{reduced}; there are '
                 f'{self.number} classes, so labels are 0 to {self.number - 1}, or 255 for no class'
             )
-        self.seen |= found
+        return found
 
     def _values(self, labels: np.ndarray, path: str) -> set[int]:
         if labels.dtype != np.uint8:

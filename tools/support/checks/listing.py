@@ -10,9 +10,9 @@ from pathlib import Path
 from mmengine.registry import DATASETS
 
 from support.checks import coco_file
-from support.checks.dataset import Leaf, path_of, some
+from support.checks.dataset import Leaf, path_of, reason_of, some
 from support.checks.tally import Tally
-from support.cli import UserError, one_line
+from support.cli import UserError
 
 FAMILIES = {'BaseDetDataset', 'BaseSegDataset', 'BaseCDDataset'}
 """Readers whose samples are images; others (video, captions) are left to themselves."""
@@ -64,7 +64,7 @@ def tally(infos: list[dict]) -> Tally:
     """What is to train on, of a data set that is not COCO's."""
     found = Tally(len(infos))
     for info in infos:
-        instances = info.get('instances') or []
+        instances = info.get('segments_info') or info.get('instances') or []
         ignored = sum(bool(instance.get('ignore_flag')) for instance in instances)
         found.objects += len(instances)
         found.dropped['marked ignore'] += ignored
@@ -80,12 +80,12 @@ def _source(leaf: Leaf) -> str:
 
 
 def _reason(leaf: Leaf, error: Exception) -> str:
-    kind, text = leaf.config['type'], one_line(error)
-    if 'is not a subset of classes' in text:
+    kind = leaf.kind.__name__
+    if 'is not a subset of classes' in str(error):
         known = leaf.kind.METAINFO['classes']
         new = [name for name in leaf.classes or [] if name not in known]
         return f"{kind} has no class {some(new, 3)}; data of your own are of type='BaseSegDataset'"
-    return f'{kind} can not read it: {text if " " in text else f"{type(error).__name__}: {text}"}'
+    return f'{kind} can not read it: {reason_of(error)}'
 
 
 def _nothing(leaf: Leaf) -> str:

@@ -9,7 +9,7 @@ from mmengine.registry import METRICS
 
 from support.checks import coco_file
 from support.checks.coco import check_coco
-from support.checks.dataset import Leaf, is_local
+from support.checks.dataset import Leaf, is_local, kind_of
 from support.cli import UserError
 
 
@@ -60,8 +60,7 @@ def metrics_of(node: object, key: str) -> Iterator[tuple[str, dict]]:
 
 def _is_coco(metric: dict) -> bool:
     """Whether a metric evaluates as CocoMetric does; LVIS's inherits from it and does not."""
-    with METRICS.switch_scope_and_registry(None) as registry:
-        kind = registry.get(metric['type']) if 'type' in metric else None
+    kind = kind_of(METRICS, metric.get('type'))
     if not any(parent.__name__ == 'CocoMetric' for parent in getattr(kind, '__mro__', ())):
         return False
     from mmdet.evaluation import CocoMetric
@@ -75,7 +74,7 @@ def check_other_file(leaf: Leaf, evaluation: Evaluation) -> None:
         return
     file, _ = check_coco(leaf, evaluation.path, evaluation.kinds)
     names = {image['id']: image['file_name'] for image in file.images}
-    for image in coco_file.read(leaf.path, needs_annotations=False).images:
+    for image in coco_file.read(leaf.path).images:
         if names.get(image['id']) != image['file_name']:
             raise UserError(
                 f"{evaluation.key}.ann_file={evaluation.path} is not the data set's {leaf.path}, "

@@ -2,17 +2,18 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from mmengine.config import Config
 from PIL import ExifTags, Image
 
-from support.checks.dataset import Leaf
+from support.checks.dataset import Leaf, reason_of
 from support.checks.label_maps import Labels, ignored_labels, number_of_labels
 from support.checks.listing import hint_of_label_map
-from support.cli import UserError, one_line
+from support.cli import UserError
 
 STAT_UP_TO, READ_WHOLE, READ_OF_LARGER = 5000, 2000, 100
 """How many files are looked for; how many images a set may have to be read whole; how many images
@@ -29,20 +30,15 @@ def spread(number: int, most: int) -> range:
 
 def check(cfg: Config, leaf: Leaf, infos: list[dict]) -> str:
     """Look for the files of the samples, and read them; returns what to say of label maps."""
-    maps = leaf.loads('seg')
     if any(_is_needed(step) for step in leaf.steps):
         _check_there(leaf, infos, 'img_path')
-    if maps:
+    if leaf.loads('seg'):
         _check_there(leaf, infos, 'seg_map_path')
     whole = len(infos) <= READ_WHOLE
     chosen = infos if whole else [infos[i] for i in spread(len(infos), READ_OF_LARGER)]
     labels = Labels(leaf, number_of_labels(cfg, leaf), ignored_labels(cfg, leaf))
-    for results in read(leaf, chosen):
-        if 'CocoDataset' in leaf.family and 'ori_shape' in results:
-            size = results['height'], results['width']
-            _check_size(leaf, results['img_path'], results['ori_shape'][:2], size)
-        if maps and 'gt_seg_map' in results:
-            labels.add(results)
+    for found in _in_threads(leaf.key, partial(_look, leaf, labels), chosen):
+        labels.seen |= found
     return labels.finish(leaf.trains) if whole and labels.seen else ''
 
 
@@ -62,52 +58,49 @@ def _check_there(leaf: Leaf, infos: list[dict], name: str) -> None:
             raise UserError(f'{leaf.key}: {path}: the file is empty')
 
 
-def read(leaf: Leaf, infos: list[dict]) -> Iterator[dict]:
-    """What the reading steps of the pipeline make of each, in several threads.
-
-    Yields nothing for what the pipeline itself passes over (``ignore_empty``).
-
-    Raises:
-        UserError: a step fails; names the file.
-    """
+def _in_threads(
+    key: str, look: Callable[[dict], set[int]], infos: list[dict]
+) -> Iterator[set[int]]:
+    """What ``look`` finds in each sample, in their order; says how far it is."""
     begin = said = time.monotonic()
     executor = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
     try:
-        for done, results in enumerate(executor.map(lambda info: _read(leaf, info), infos), 1):
+        for done, found in enumerate(executor.map(look, infos), 1):
+            yield found
             now = time.monotonic()
             if now - said > PATIENCE:
                 left = (now - begin) / done * (len(infos) - done)
-                print(f'{leaf.key}: read {done} of {len(infos)} images, {left:.0f} s left')
+                print(f'{key}: read {done} of {len(infos)} images, {left:.0f} s left', flush=True)
                 said = now
-            if results is not None:
-                yield results
     finally:
         executor.shutdown(cancel_futures=True)
 
 
-def _read(leaf: Leaf, info: dict) -> dict | None:
+def _look(leaf: Leaf, labels: Labels, info: dict) -> set[int]:
+    """Read a sample as the pipeline does and check it; returns the labels in its label map."""
     results: Any = {**info}
     for step in leaf.steps:
         try:
             results = step(results)
         except Exception as error:
             raise UserError(f'{leaf.key}: {_blame(leaf, step, info, error)}') from error
-        if results is None:
-            return None
-    return results
+        if results is None:  # the pipeline passes over it (ignore_empty)
+            return set()
+    if 'CocoDataset' in leaf.family and 'ori_shape' in results:
+        size = results['height'], results['width']
+        _check_size(leaf, results['img_path'], results['ori_shape'][:2], size)
+    return labels.of(results) if leaf.loads('seg') and 'gt_seg_map' in results else set()
 
 
 def _blame(leaf: Leaf, step: Any, info: dict, error: Exception) -> str:
     """The file that a step could not read."""
-    reason = one_line(error) or type(error).__name__
+    reason, path = reason_of(error), info.get('img_path')
     if 'Image' in type(step).__name__:
         how = f'imdecode_backend={getattr(step, "imdecode_backend", None)!r}: {reason}'
-        return (
-            f'{info["img_path"]}: no image that can be decoded ({how}); replace it or leave it out'
-        )
+        return f'{path}: no image that can be decoded ({how}); replace it or leave it out'
     if getattr(step, 'with_seg', False) and info.get('seg_map_path'):
         return f'{info["seg_map_path"]}: no label map that can be decoded ({reason})'
-    return f'{info["img_path"]}: {type(step).__name__} can not read its annotations: {reason}'
+    return f'{path}: {type(step).__name__} can not read its annotations: {reason}'
 
 
 def _check_size(leaf: Leaf, path: str, size: tuple[int, int], listed: tuple[int, int]) -> None:
