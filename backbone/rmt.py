@@ -130,6 +130,10 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
+PRETRAINED_KEYS = ('type', 'checkpoint', 'key', 'prefix', 'map_location')
+"""What an ``init_cfg`` of type Pretrained may say."""
+
+
 def get_variant(arch: str | dict) -> Variant:
     """Look up a variant by name, or make one from a dict of :class:`Variant`'s fields.
 
@@ -172,8 +176,9 @@ class RMT(nn.Module):
         attention: how attention is computed, a name in :mod:`backbone.attention`. With 'naive' all
             other layers are PyTorch's own as well: the formula as it stands.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a backbone file completely or
-            raises; ``key='model_ema'`` takes the averaged weights of an ImageNet file. mmengine's
-            other initialisations work too.
+            raises; ``key='model_ema'`` takes the averaged weights of an ImageNet file,
+            ``prefix='student.backbone'`` the names that begin so. mmengine's other initialisations
+            work too.
 
     Attributes:
         out_channels: channels of each returned feature.
@@ -244,7 +249,8 @@ class RMT(nn.Module):
             accelerate(self)
         self.apply(self._init_layer)
         self._freeze()
-        self._register_load_state_dict_pre_hook(self._drop_surplus)
+        self._register_load_state_dict_pre_hook(self._before_loading)
+        self.register_load_state_dict_post_hook(_after_loading)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> contiguous (B, Ci, ceil(H / stride), ceil(W / stride)), one an index."""
@@ -273,11 +279,12 @@ class RMT(nn.Module):
 
         from .weights.match import load_backbone
 
-        cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
+        cfgs = _as_list(self.init_cfg)
         # a file has the last word
         for cfg in sorted(cfgs, key=lambda cfg: cfg['type'] == 'Pretrained'):
             if cfg['type'] == 'Pretrained':
-                load_backbone(self, cfg['checkpoint'], cfg.get('key'))
+                options = {name: cfg[name] for name in cfg if name not in ('type', 'checkpoint')}
+                load_backbone(self, cfg['checkpoint'], **options)
             else:
                 initialize(self, cfg)
         self.is_init = True
@@ -308,12 +315,22 @@ class RMT(nn.Module):
             return int(match[1]) < NUM_STAGES and int(match[1]) not in self.out_indices
         return False
 
-    def _drop_surplus(self, state_dict: dict, prefix: str, *_) -> None:
-        for key in [k for k in state_dict if k.startswith(prefix)]:
-            if self.is_surplus(key[len(prefix) :]):
+    def _before_loading(self, state_dict: dict, prefix: str, versions: dict, *_) -> None:
+        names = {k[len(prefix) :]: k for k in state_dict if k.startswith(prefix)}
+        given = {name: state_dict[key] for name, key in names.items()}
+        self._loading = given, versions.get('source', 'the checkpoint')
+        for name, key in names.items():
+            if self.is_surplus(name):
                 del state_dict[key]
 
     def _check_arguments(self, drop_path_rate: float) -> None:
+        for cfg in _as_list(self.init_cfg):
+            unknown = ', '.join(sorted(set(cfg) - set(PRETRAINED_KEYS)))
+            if cfg.get('type') == 'Pretrained' and (unknown or not cfg.get('checkpoint')):
+                raise ValueError(
+                    f'init_cfg of type Pretrained with {unknown or "no checkpoint"}: it takes '
+                    f'{", ".join(PRETRAINED_KEYS)}'
+                )
         indices = self.out_indices
         if not indices or list(indices) != sorted(set(indices) & set(range(NUM_STAGES))):
             raise ValueError(f'out_indices {indices}: choose from 0, 1, 2, 3, ascending, each once')
@@ -340,3 +357,23 @@ class RMT(nn.Module):
         for module in frozen:
             module.eval()
             module.requires_grad_(False)
+
+
+def _as_list(init_cfg: dict | list[dict] | None) -> list[dict]:
+    return [init_cfg] if isinstance(init_cfg, dict) else init_cfg or []
+
+
+def _after_loading(model: RMT, incompatible: tuple) -> None:
+    """Refuse weights that do not fit where the loader would go on without them.
+
+    That is mmengine's, behind ``load_checkpoint``, runners and inferencers. PyTorch's own
+    ``load_state_dict`` says itself what does not fit, or was told not to.
+
+    Raises:
+        CheckpointError: a name is missing or unexplained, or a shape differs.
+    """
+    (state_dict, source), model._loading = model._loading, None
+    if type(incompatible).__module__.startswith('mmengine.'):
+        from .weights.match import check_part  # see init_weights
+
+        check_part(model, state_dict, source)

@@ -20,22 +20,24 @@ from support.config import find_config, from_file
 from support.paths import ROOT
 from torch import Tensor, nn
 
-from backbone.weights.layout import FAMILIES, KINDS, Description, recognise, split_backbone
-from backbone.weights.match import Match, match
-from backbone.weights.read import (
+from backbone.weights.checkpoint import (
     Checkpoint,
     CheckpointError,
     class_names,
     first_few,
     meta_in,
-    read_checkpoint,
-    sha256_of,
-    state_dict_in,
+    own_meta,
+    printable,
 )
+from backbone.weights.fetch import local_file, sha256_of
+from backbone.weights.layout import FAMILIES, KINDS, Description, recognise, split_backbone
+from backbone.weights.match import Match, match
+from backbone.weights.read import read_checkpoint, state_dict_in
 from backbone.weights.write import (
     LAYOUTS,
     class_layers,
     describe_source,
+    progress,
     released_tables,
     write_checkpoint,
 )
@@ -51,6 +53,7 @@ CONFIGS = {  # the config of a kind, `{}` as in rmt_t; all of a kind and variant
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    args.input = local_file(args.input)
     if args.inspect:
         inspect(args.input, args.ema)
     else:
@@ -61,7 +64,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('input', metavar='IN', help='.pth or .safetensors file')
+    parser.add_argument('input', metavar='IN', help='.pth or .safetensors file, or its address')
     parser.add_argument('output', metavar='OUT', nargs='?', help='file to write; must not exist')
     parser.add_argument('--inspect', action='store_true', help='only tell what IN is')
     archs = dict.fromkeys(arch for family in FAMILIES for arch in family.sizes)
@@ -93,7 +96,8 @@ def inspect(path: str, ema: bool = False) -> None:
     state_dict = state_dict_in(checkpoint, path, 'model_ema' if ema else None)
     description = recognise(state_dict)
     meta = meta_in(checkpoint)
-    own = meta.get('rmt', {})
+    own = own_meta(checkpoint)
+    done = progress(checkpoint)
     classes = class_names(meta)
     released = description.variant.released_name if description.variant else ''
     with open(path, 'rb') as file:
@@ -109,17 +113,18 @@ def inspect(path: str, ema: bool = False) -> None:
         ),
         'classes': str(description.num_classes or '')
         + (f' ({first_few(classes, 5)})' if classes else ''),
-        'epoch': str(checkpoint.get('epoch', meta.get('epoch', own.get('epoch', '')))),
-        'written by': ', '.join(f'{k} {meta[k]}' for k in meta if str(k).endswith('_version')),
+        'epoch': str(done.get('epoch', '')),
+        'iteration': str(done.get('iter', '')),
+        'written by': first_few((f'{k} {meta[k]}' for k in meta if str(k).endswith('_version')), 5),
         'converted': f'from {own.get("source")} on {own.get("date")}' if own else '',
         'tensors': f'sha256 {own["tensors_sha256"]}' if own.get('tensors_sha256') else '',
         'left out': first_few(own.get('dropped_head', ())) if own.get('dropped_head') else '',
-        'also inside': ', '.join(others(checkpoint, state_dict)),
+        'also inside': first_few(others(checkpoint, state_dict), 12),
         'complete': completeness(state_dict, description, path),
     }
     for name, text in lines.items():
         if text:
-            print(f'{name:>12}: {text}')
+            print(f'{name:>12}: {printable(text)}')
 
 
 def completeness(state_dict: dict[str, Tensor], description: Description, path: str) -> str:

@@ -151,7 +151,7 @@ def demo(
 def main() -> None:
     args = parse_args()
     cfg = read_config(args.config, args.cfg_options)
-    cli.existing_file(args.checkpoint, 'checkpoint')
+    cli.weights_file(args.checkpoint, 'checkpoint')
     images = find_images(args.images)
     check_folder(args.out_dir, '--out-dir')
     model, infer = build(cfg, args.checkpoint, args.device)

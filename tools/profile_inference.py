@@ -282,7 +282,7 @@ def check(args: argparse.Namespace, cfg: Config) -> None:
     if args.json and not args.json.parent.is_dir():
         raise cli.UserError(f'--json {args.json}: there is no folder {args.json.parent}')
     if args.checkpoint:
-        cli.existing_file(args.checkpoint, 'checkpoint')
+        cli.weights_file(args.checkpoint, 'checkpoint')
     if cfg.default_scope == 'mmseg' and args.detections:
         raise cli.UserError('--detections: a segmentor has none; leave the option out')
     if not args.image:

@@ -32,7 +32,7 @@ def say_what_padding_does(runner: Runner) -> None:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    cfg.load_from = cli.existing_file(args.checkpoint, 'checkpoint')
+    cfg.load_from = cli.weights_file(args.checkpoint, 'checkpoint')
     add_outputs(cfg, args.out, args.show_dir)
     if not args.no_check:
         checks.check_data(cfg, ('test',))

@@ -32,7 +32,7 @@ def main() -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     for key in ('load_from', 'pretrained'):
         if cfg.get(key):
-            cli.existing_file(cfg[key], 'checkpoint')
+            cli.weights_file(cfg[key], 'checkpoint')
     if not args.no_check:
         checks.check_data(cfg, ('train', 'val'))
 

@@ -5,25 +5,36 @@ every tensor of the model comes from the file, and every tensor of the file goes
 is named as dropped; anything else raises :class:`CheckpointError`.
 """
 
+import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
-from .layout import FAMILY_NAMES, KINDS, PREFIX, Description, recognise, split_backbone
-from .read import (
-    Checkpoint,
-    CheckpointError,
-    first_few,
-    meta_in,
-    read_checkpoint,
-    state_dict_in,
+from .checkpoint import Checkpoint, CheckpointError, first_few, own_meta
+from .layout import (
+    FAMILY_NAMES,
+    KINDS,
+    PREFIX,
+    Description,
+    recognise,
+    split_backbone,
 )
+from .read import check_tensors, read_checkpoint, state_dict_in
 
-__all__ = ['CheckpointError', 'load_backbone', 'load_model', 'match', 'match_checkpoint']
+__all__ = [
+    'CheckpointError',
+    'check_part',
+    'load_backbone',
+    'load_model',
+    'match',
+    'match_checkpoint',
+]
 
 
 @dataclass(frozen=True)
@@ -49,18 +60,30 @@ class Match:
         return ', '.join(parts)
 
 
-def load_backbone(model: nn.Module, file: str, key: str | None = None) -> Match:
+def load_backbone(
+    model: nn.Module,
+    file: str,
+    key: str | None = None,
+    prefix: str | None = None,
+    map_location: Any = 'cpu',
+) -> Match:
     """Load a backbone from a file of any released kind: ImageNet, detector, segmentor.
 
     Output norms that the file has not (ImageNet files have none) stay as initialised.
 
     Args:
         key: where in the file, e.g. 'model_ema'; by default 'state_dict', 'model', or the file.
+        prefix: what stands before the backbone's names there, e.g. 'student.backbone'; by default
+            'backbone.' where names begin so, else nothing.
+        map_location: the device that the file is read to.
 
     Raises:
-        CheckpointError: see :func:`match`.
+        CheckpointError: see :func:`match`; or no name begins with the prefix.
     """
-    state_dict = state_dict_in(read_checkpoint(file), file, key)
+    checkpoint = read_checkpoint(file, map_location)
+    state_dict = state_dict_in(checkpoint, file, key)
+    if prefix:
+        state_dict = _below(prefix.rstrip('.') + '.', state_dict, checkpoint, file)
     description = recognise(state_dict)
     kept, dropped = split_backbone(state_dict)
     result = match(model, kept, file, recognise(model.state_dict()).family.is_output_norm)
@@ -68,6 +91,19 @@ def load_backbone(model: nn.Module, file: str, key: str | None = None) -> Match:
     result = Match(result.state_dict, dropped + result.dropped, result.filled)
     print_log(f'{file}: {description}: {result}', 'current')
     return result
+
+
+def _below(
+    prefix: str, state_dict: dict[str, Tensor], checkpoint: Checkpoint, file: str
+) -> dict[str, Tensor]:
+    found = {n.removeprefix(prefix): t for n, t in state_dict.items() if n.startswith(prefix)}
+    if found:
+        return found
+    key = prefix.rstrip('.')
+    hint = f'; did you mean key={key!r}?' if isinstance(checkpoint.get(key), dict) else ''
+    raise CheckpointError(
+        f'{file}: no name begins with the prefix {prefix!r}, only {first_few(state_dict)}{hint}'
+    )
 
 
 def load_model(model: nn.Module, file: str) -> Checkpoint:
@@ -82,14 +118,20 @@ def load_model(model: nn.Module, file: str) -> Checkpoint:
     return checkpoint
 
 
-def match_checkpoint(model: nn.Module, checkpoint: dict, training: bool) -> Match:
-    """Match a checkpoint with a detector or segmentor; heads may lack only before training."""
+def match_checkpoint(
+    model: nn.Module, checkpoint: dict, training: bool, config: str | None = None
+) -> Match:
+    """Match a checkpoint with a detector or segmentor; heads may lack only before training.
+
+    Args:
+        config: the file of the model's config, for advice.
+    """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     source = getattr(checkpoint, 'source', 'the checkpoint')
     state_dict = state_dict_in(checkpoint, source)
     description, ours = recognise(state_dict), recognise(model.state_dict())
-    headless = set(_own_meta(checkpoint).get('dropped_head', ()))
+    headless = set(own_meta(checkpoint).get('dropped_head', ()))
     dropped = []
     if description.is_backbone and not ours.is_backbone:
         state_dict, dropped = split_backbone(state_dict)
@@ -101,10 +143,29 @@ def match_checkpoint(model: nn.Module, checkpoint: dict, training: bool) -> Matc
             f'{source}: an {description}, without the heads that the config needs; '
             'train from it (load_from), or give a trained file'
         )
-    result = match(model, state_dict, source, headless.__contains__)
+    advice = _how_to_fine_tune(source, config) if training else ''
+    result = match(model, state_dict, source, headless.__contains__, advice)
     result = Match(result.state_dict, dropped + result.dropped, result.filled)
     print_log(f'{source}: {description}: {result}', 'current')
     return result
+
+
+def check_part(backbone: nn.Module, state_dict: dict, source: str) -> None:
+    """Refuse what a lenient loader is about to give a backbone that is part of a model.
+
+    Args:
+        state_dict: all that the loader has for it, under the backbone's own names.
+
+    Raises:
+        CheckpointError: see :func:`match`.
+    """
+    if not state_dict:
+        raise CheckpointError(
+            f'{source}: has no names where the model has its backbone; an ImageNet file is given '
+            "as the backbone's init_cfg (pretrained=FILE), a whole detector or segmentor here"
+        )
+    check_tensors(state_dict, source)
+    match(backbone, state_dict, source)
 
 
 def match(
@@ -112,12 +173,14 @@ def match(
     state_dict: dict[str, Tensor],
     source: str,
     may_lack: Callable[[str], bool] = lambda name: False,
+    advice: str = '',
 ) -> Match:
     """Hold a state dict against a model, name by name.
 
     Args:
         source: the file, for messages.
         may_lack: whether the file may be without this name, which then keeps its initial value.
+        advice: what to do where nothing but the number of classes differs.
 
     Raises:
         CheckpointError: a name is missing or unexplained, a shape or type differs, or a stored
@@ -131,24 +194,28 @@ def match(
     missing = [name for name in expected if name not in state_dict]
     filled = [name for name in missing if family.is_optional(name) or may_lack(name)]
     problems = {
-        'missing': [name for name in missing if name not in filled],
-        'unexplained': [n for n in state_dict if n not in expected and n not in dropped],
-        'of another shape': [
-            f'{name} {_shape(tensor)} in the file, {_shape(expected[name])} in the model'
+        'missing': {name: name for name in missing if name not in filled},
+        'unexplained': {n: n for n in state_dict if n not in expected and n not in dropped},
+        'of another shape': {
+            name: f'{name} {_shape(tensor)} in the file, {_shape(expected[name])} in the model'
             for name, tensor in state_dict.items()
             if name in expected and tensor.shape != expected[name].shape
-        ],
-        'of another type': [
-            f'{name} {tensor.dtype} in the file, {expected[name].dtype} in the model'
+        },
+        'of another type': {
+            name: f'{name} {tensor.dtype} in the file, {expected[name].dtype} in the model'
             for name, tensor in state_dict.items()
-            if name in expected and not _convertible(tensor.dtype, expected[name].dtype)
-        ],
+            if name in expected
+            and not family.is_optional(name)  # counters, which enter no result
+            and not _convertible(tensor.dtype, expected[name].dtype)
+        },
     }
     problems = {what: names for what, names in problems.items() if names}
     if problems:
-        cause = _likely_cause(recognise(state_dict), ours, set(problems))
-        lists = '; '.join(f'{len(n)} {what}: {first_few(n)}' for what, n in problems.items())
-        raise CheckpointError(f'{source}: {cause.format(source=source)} ({lists})')
+        cause = _likely_cause(recognise(state_dict), ours, problems, advice)
+        lists = '; '.join(
+            f'{len(names)} {what}: {first_few(names.values())}' for what, names in problems.items()
+        )
+        raise CheckpointError(f'{source}: {cause} ({lists})')
     _check_tables(model, ours, state_dict, source)
     return Match({n: state_dict.get(n, expected[n]) for n in expected}, dropped, filled)
 
@@ -163,23 +230,39 @@ def _convertible(theirs: torch.dtype, ours: torch.dtype) -> bool:
     )
 
 
-def _likely_cause(theirs: Description, ours: Description, problems: set[str]) -> str:
+def _likely_cause(
+    theirs: Description, ours: Description, problems: dict[str, dict[str, str]], advice: str
+) -> str:
     if not theirs.size:
         return f'these are not {FAMILY_NAMES} weights'
     if theirs.size != ours.size:
         built = ours.size or f'no {FAMILY_NAMES}'
         return f'these are {theirs.size} weights; the config builds {built}'
+    if ours.is_backbone and theirs.num_classes:
+        return f'an {theirs}; it goes in as init_cfg (pretrained=FILE)'
     if theirs.kind != ours.kind and not ours.is_backbone:
         return f'these are weights of {theirs}; the config builds {KINDS[ours.kind].label}'
     if theirs.num_classes != ours.num_classes and not ours.is_backbone:
-        return (
-            f'the file is for {theirs.num_classes} classes, the config for {ours.num_classes}; to '
-            'fine-tune it, drop its class layers first: '
-            'python tools/convert_checkpoint.py {source} OUT --drop-head'
-        )
-    if problems == {'missing'}:
+        counts = f'the file is for {theirs.num_classes} classes, the config for {ours.num_classes}'
+        names = [name for of_one_kind in problems.values() for name in of_one_kind]
+        alone = all(map(ours.is_class_layer, names))
+        if not alone:
+            return f'{counts}, and they differ in more than that'
+        return f'{counts}; {advice or "give the config it was trained with"}'
+    if set(problems) == {'missing'}:
         return 'the file is incomplete'
     return 'the file does not fit the model that the config builds'
+
+
+def _how_to_fine_tune(source: str, config: str | None) -> str:
+    stem = os.path.splitext(os.path.basename(source))[0]
+    out = shlex.quote(f'{stem}_headless.pth')
+    command = f'python tools/convert_checkpoint.py {shlex.quote(source)} {out} --drop-head'
+    if config:
+        command += f' --config {shlex.quote(config)}'
+    return (
+        f'to fine-tune it, drop its class layers first: {command}; then train with load_from={out}'
+    )
 
 
 # --- what the backbone itself knows --------------------------------------------------------------
@@ -210,13 +293,15 @@ def _check_tables(
         stored = state_dict.get(prefix + name)
         if stored is None:
             continue
-        if stored.shape != table.shape or not torch.allclose(stored.float(), table, rtol=1e-3):
+        if not _same_table(stored, table):
             raise CheckpointError(
                 f'{source}: {prefix + name} differs from what {ours.size} computes; '
                 'the weights were made for other heads or another decay'
             )
 
 
-def _own_meta(checkpoint: dict) -> dict:
-    own = meta_in(checkpoint).get('rmt')
-    return own if isinstance(own, dict) else {}
+def _same_table(stored: Tensor, table: Tensor) -> bool:
+    if stored.shape != table.shape or not stored.is_floating_point():
+        return False
+    rtol = max(1e-3, torch.finfo(stored.dtype).eps)  # files in half precision round them
+    return torch.allclose(stored.cpu().float(), table, rtol=rtol)

@@ -10,64 +10,83 @@ import re
 import stat
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from .unpickle import disarm_config_text, load_pickle
+from .checkpoint import Checkpoint, CheckpointError, first_few, own_meta, settled
+from .containers import read_archive, read_pickles
+from .fetch import local_file
 
 
-class CheckpointError(ValueError):
-    """A weights file is refused. The message is one line: the file, what is wrong, what to do."""
+def read_checkpoint(
+    file: str | os.PathLike, map_location: Any = 'cpu', source: str | None = None
+) -> Checkpoint:
+    """Read a ``.pth`` or ``.safetensors`` file into a dict of plain data and tensors.
 
-
-class Checkpoint(dict):
-    """What a weights file holds; ``source`` is where it came from, for messages."""
-
-    source: str
-
-
-def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> Checkpoint:
-    """Read a local ``.pth`` or ``.safetensors`` file into a dict of plain data and tensors.
+    Args:
+        file: a path, or an ``http://`` or ``https://`` address.
+        map_location: the device of the tensors; what ``torch.load`` takes beside devices means the
+            CPU.
+        source: what messages call the file, if not by its path.
 
     Raises:
         CheckpointError: the file is not there, not readable, not weights, damaged, or unsafe.
     """
-    path = os.path.expanduser(os.fspath(path))
+    path = local_file(file)
+    source = source or path
+    device = map_location if isinstance(map_location, (str, torch.device)) else 'cpu'
     try:
-        if os.path.isdir(path):
-            raise CheckpointError(f'{path}: is a directory; give the weights file inside it')
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
-            raise CheckpointError(f'{path}: is not a regular file')
-        with open(path, 'rb') as file:
-            checkpoint = _read_open_file(path, file, map_location)
+        with _opened(path, source) as stream:
+            content = _read_stream(stream, path, source, device)
     except OSError as error:
-        raise CheckpointError(f'{path}: {error.strerror or error}') from error
-    if not isinstance(checkpoint, dict):
-        kind = type(checkpoint).__name__
-        raise CheckpointError(f'{path}: holds one {kind}, not a dict of weights')
-    checkpoint = Checkpoint(checkpoint)
-    checkpoint.source = path
-    disarm_config_text(checkpoint)
-    return checkpoint
+        raise CheckpointError(f'{source}: {error.strerror or error}') from error
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        raise CheckpointError(f'{source}: holds one {kind}, not a dict of weights')
+    return settled(content, source)
 
 
-def _read_open_file(path: str, file: BinaryIO, map_location: Any) -> Any:
+def _opened(path: str, source: str) -> BinaryIO:
+    if os.path.isdir(path):
+        raise CheckpointError(f'{source}: is a directory; give the weights file inside it')
+    if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for ever
+        raise CheckpointError(f'{source}: is not a regular file')
+    return open(path, 'rb')
+
+
+def _read_stream(file: BinaryIO, path: str, source: str, device: Any) -> Any:
     size = os.fstat(file.fileno()).st_size
     head = file.read(512)
     file.seek(0)
     if size == 0:
-        raise CheckpointError(f'{path}: the file is empty; download or copy it again')
+        raise CheckpointError(f'{source}: the file is empty; download or copy it again')
     if _is_safetensors(head, size):
-        return _read_safetensors(path)
-    if head.startswith(b'PK\x03\x04'):
-        _check_archive(path, file, size)
-    elif not head.startswith(b'\x80\x02'):  # torch's format before 1.6: bare pickles
-        raise CheckpointError(f'{path}: {_explain_foreign(head)}')
-    return _unpickle(path, file, map_location)
+        return _read_safetensors(path, source, device)
+    try:
+        if head.startswith(b'PK\x03\x04'):
+            return _read_archive(source, file, size, device)
+        if head.startswith(b'\x80\x02'):  # torch's format before 1.6: bare pickles
+            return read_pickles(file, size, device)
+    except CheckpointError:
+        raise
+    except UnpicklingError as error:
+        if not str(error).startswith('GLOBAL '):
+            raise CheckpointError(f'{source}: damaged pickle ({_first_line(error)})') from error
+        asked = _first_line(error).removeprefix('GLOBAL ').removeprefix('builtins.')
+        raise CheckpointError(
+            f'{source}: refused, it asks for {asked}, which may run code; if you trust whoever '
+            'made it, load it yourself with torch.load(..., weights_only=False) and save its '
+            'state_dict with torch.save'
+        ) from error
+    except Exception as error:  # whatever damaged data make the readers stumble over
+        raise CheckpointError(
+            f'{source}: truncated or damaged ({type(error).__name__}: {_first_line(error)})'
+        ) from error
+    raise CheckpointError(f'{source}: {_explain_foreign(head)}')
 
 
 # --- what the bytes look like --------------------------------------------------------------------
@@ -94,96 +113,65 @@ def _explain_foreign(head: bytes) -> str:
 _ZIP_ERRORS = (zipfile.BadZipFile, EOFError, NotImplementedError, OverflowError, struct.error)
 
 
-def _check_archive(path: str, file: BinaryIO, size: int) -> None:
-    """Check the zip container of a .pth file: complete, no bomb, every checksum right.
-
-    torch's own reader checks no checksums, so a flipped bit would become a weight.
-    """
+def _read_archive(source: str, file: BinaryIO, size: int, device: Any) -> Any:
+    """A zip archive, if it is one of torch's and no bomb."""
     try:
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            names = {member.filename.rsplit('/', 1)[-1] for member in members}
-            if 'constants.pkl' in names:
-                raise CheckpointError(f'{path}: a TorchScript program, not weights')
-            if 'data.pkl' not in names:
-                raise CheckpointError(f'{path}: a zip archive without weights; unpack it first')
-            # torch stores members uncompressed: together they cannot be larger than the file
-            unpacked = sum(member.file_size for member in members)
-            if unpacked > size or any(m.compress_type != zipfile.ZIP_STORED for m in members):
-                raise CheckpointError(
-                    f'{path}: a compressed archive ({size:,} bytes, {unpacked:,} unpacked), which '
-                    'torch never writes; refused as a possible zip bomb, nothing was unpacked'
-                )
-            damaged = archive.testzip()
-    except CheckpointError:
-        raise
+        archive = zipfile.ZipFile(file)
     except (*_ZIP_ERRORS, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f'{path}: truncated or damaged (it is {size:,} bytes long); download or copy it again'
+            f'{source}: truncated or damaged (it is {size:,} bytes long); download or copy it again'
         ) from error
-    if damaged is not None:
-        raise CheckpointError(f'{path}: damaged, {damaged} fails its checksum; download it again')
-    file.seek(0)
+    with archive:
+        members = archive.infolist()
+        names = [member.filename.rsplit('/', 1)[-1] for member in members]
+        if 'constants.pkl' in names:
+            raise CheckpointError(f'{source}: a TorchScript program, not weights')
+        if 'data.pkl' not in names:
+            raise CheckpointError(f'{source}: a zip archive without weights; unpack it first')
+        # torch stores members uncompressed: together they cannot be larger than the file
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > size or any(m.compress_type != zipfile.ZIP_STORED for m in members):
+            raise CheckpointError(
+                f'{source}: a compressed archive ({size:,} bytes, {unpacked:,} unpacked), which '
+                'torch never writes; refused as a possible zip bomb, nothing was unpacked'
+            )
+        try:
+            return read_archive(archive, device)
+        except zipfile.BadZipFile as error:
+            found = re.fullmatch("Bad CRC-32 for file '(.*)'", str(error))
+            what = f'{found[1]} fails its checksum' if found else _first_line(error)
+            raise CheckpointError(f'{source}: damaged, {what}; download it again') from error
 
 
 def _is_safetensors(head: bytes, size: int) -> bool:
     return head[8:9] == b'{' and int.from_bytes(head[:8], 'little') < size
 
 
-def _read_safetensors(path: str) -> dict:
+def _read_safetensors(path: str, source: str, device: Any) -> dict:
     try:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
     except ImportError as error:
-        raise CheckpointError(f'{path}: needs `pip install safetensors`') from error
+        raise CheckpointError(f'{source}: needs `pip install safetensors`') from error
     try:
         with safe_open(path, framework='pt') as file:
             state_dict = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             meta = json.loads((file.metadata() or {}).get('meta', '{}'))
-            stored = meta.get('rmt', {}).get('tensors_sha256')  # the format itself has no checksums
-    except (SafetensorError, ValueError, AttributeError) as error:
-        raise CheckpointError(f'{path}: damaged safetensors file ({_first_line(error)})') from error
+    except Exception as error:  # whatever damaged data make that reader stumble over
+        raise CheckpointError(
+            f'{source}: damaged safetensors file ({_first_line(error)})'
+        ) from error
+    checkpoint = {'meta': meta, 'state_dict': state_dict}
+    stored = own_meta(checkpoint).get('tensors_sha256')  # the format itself has no checksums
     if stored not in (None, sha256_of_tensors(state_dict)):
         raise CheckpointError(
-            f'{path}: damaged, the tensors fail their checksum; download it again'
+            f'{source}: damaged, the tensors fail their checksum; download it again'
         )
-    return {'meta': meta, 'state_dict': state_dict}
-
-
-# --- the pickle inside ---------------------------------------------------------------------------
-
-
-def _unpickle(path: str, file: BinaryIO, map_location: Any) -> Any:
-    try:
-        return load_pickle(file, map_location)
-    except UnpicklingError as error:
-        named = re.search(r'GLOBAL (\S+)', str(error)) or re.search(r'function (.+)', str(error))
-        if named is None:
-            raise CheckpointError(f'{path}: damaged pickle ({_first_line(error)})') from error
-        raise CheckpointError(
-            f'{path}: refused, it asks for {named[1]}, which may run code; if you trust whoever '
-            'made it, load it yourself with torch.load(..., weights_only=False) and save its '
-            'state_dict with torch.save'
-        ) from error
-    except Exception as error:  # whatever a damaged pickle makes torch stumble over
-        raise CheckpointError(
-            f'{path}: truncated or damaged ({type(error).__name__}: {_first_line(error)})'
-        ) from error
+    checkpoint['state_dict'] = {key: tensor.to(device) for key, tensor in state_dict.items()}
+    return checkpoint
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), '')[:120]
-
-
-def sha256_of(file: BinaryIO) -> str:
-    """SHA-256 of a whole open file in hex; leaves it at its beginning."""
-    file.seek(0)
-    digest = hashlib.file_digest(file, 'sha256') if hasattr(hashlib, 'file_digest') else None
-    if digest is None:  # Python 3.10
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    file.seek(0)
-    return digest.hexdigest()
 
 
 def sha256_of_tensors(tensors: dict[str, Tensor]) -> str:
@@ -212,15 +200,25 @@ def state_dict_in(checkpoint: Mapping, source: str, key: str | None = None) -> d
     if nothing or (not keys and not any(isinstance(t, Tensor) for t in checkpoint.values())):
         wanted = f'weights under {key!r}' if key else 'weights'
         raise CheckpointError(f'{source}: holds no {wanted}, only {first_few(checkpoint)}')
-    for name, tensor in state_dict.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            kind = type(tensor).__name__
-            raise CheckpointError(f'{source}: {name!r} is a {kind}, where only weights should be')
-        if problem := _tensor_problem(tensor):
-            raise CheckpointError(f'{source}: {name} is {problem}')
+    check_tensors(state_dict, source)
     while all(name.startswith('module.') for name in state_dict):  # from data parallel training
         state_dict = {name.removeprefix('module.'): t for name, t in state_dict.items()}
     return dict(state_dict)
+
+
+def check_tensors(state_dict: Mapping, source: str) -> None:
+    """Refuse what is no name with plain numbers.
+
+    Raises:
+        CheckpointError: some entry is something else.
+    """
+    for name, tensor in state_dict.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            kind = type(tensor).__name__
+            what = str(name)[:160]
+            raise CheckpointError(f'{source}: {what!r} is a {kind}, where only weights should be')
+        if problem := _tensor_problem(tensor):
+            raise CheckpointError(f'{source}: {name} is {problem}')
 
 
 def _tensor_problem(tensor: Tensor) -> str:
@@ -229,23 +227,3 @@ def _tensor_problem(tensor: Tensor) -> str:
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         return f'{tuple(tensor.shape)} numbers stretched over a smaller storage'
     return ''
-
-
-def meta_in(checkpoint: Mapping) -> dict:
-    """What a checkpoint says of itself; ``['rmt']`` is what the converter wrote. Empty if not."""
-    meta = checkpoint.get('meta')
-    return meta if isinstance(meta, dict) else {}
-
-
-def class_names(meta: dict) -> list[str]:
-    """Class names as mmengine ('dataset_meta') or mmdet 2 and mmseg 0 ('CLASSES') store them."""
-    dataset = meta.get('dataset_meta')
-    names = dataset.get('classes') if isinstance(dataset, dict) else meta.get('CLASSES')
-    return [str(name) for name in names] if isinstance(names, (list, tuple)) else []
-
-
-def first_few(names: Iterable, count: int = 3) -> str:
-    """The first few names and how many more there are."""
-    names = [str(name)[:160] for name in names]
-    more = f', and {len(names) - count} more' if len(names) > count else ''
-    return (', '.join(names[:count]) or 'nothing') + more

@@ -7,17 +7,10 @@ import os
 import torch
 from torch import Tensor
 
+from .checkpoint import Checkpoint, CheckpointError, class_names, meta_in, own_meta
+from .fetch import sha256_of
 from .layout import PREFIX, Description
-from .read import (
-    Checkpoint,
-    CheckpointError,
-    class_names,
-    meta_in,
-    read_checkpoint,
-    sha256_of,
-    sha256_of_tensors,
-    state_dict_in,
-)
+from .read import read_checkpoint, sha256_of_tensors, state_dict_in
 
 LAYOUTS = ('pth', 'safetensors', 'released')
 
@@ -68,11 +61,24 @@ def describe_source(
         'tensors_sha256': sha256_of_tensors(tensors),
         'dropped_head': dropped_head,
     }
-    epoch = checkpoint.get('epoch', old.get('epoch'))
-    if isinstance(epoch, int):
-        rmt['epoch'] = epoch
+    rmt |= progress(checkpoint)
     names = class_names(old)
     return {'rmt': rmt, 'dataset_meta': {'classes': names}} if names else {'rmt': rmt}
+
+
+def progress(checkpoint: Checkpoint) -> dict[str, int]:
+    """How long it was trained: 'epoch' and 'iter', as far as the file says it.
+
+    mmengine writes an epoch of 0 where a run is counted in iterations.
+    """
+    places = (checkpoint, meta_in(checkpoint), own_meta(checkpoint))
+    found = {
+        name: next((place[name] for place in places if type(place.get(name)) is int), None)
+        for name in ('epoch', 'iter')
+    }
+    if found['epoch'] == 0 and found['iter']:
+        found['epoch'] = None
+    return {name: number for name, number in found.items() if number is not None}
 
 
 def write_checkpoint(

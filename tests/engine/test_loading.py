@@ -1,18 +1,24 @@
 """Every way by which mmengine reads weights: safely, and completely or not at all."""
 
-import functools
-import http.server
-import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.registry import MODEL_WRAPPERS
-from mmengine.runner import BaseLoop, CheckpointLoader, load_checkpoint
+from mmengine.runner import (
+    BaseLoop,
+    CheckpointLoader,
+    get_deprecated_model_names,
+    get_external_models,
+    get_mmcls_models,
+    load_checkpoint,
+)
 from released_files import Detector, assert_holds, detector_file, headless_file
 from torch import nn
 
+from backbone.engine import loading
 from backbone.engine.loading import StrictLoadHook
-from backbone.weights.read import Checkpoint, CheckpointError
+from backbone.weights.checkpoint import Checkpoint, CheckpointError
 
 WEIGHTS = {'a': torch.arange(6.0).reshape(2, 3), 'b': torch.ones(4)}
 
@@ -44,34 +50,58 @@ def test_every_scheme_of_mmengine_goes_through_here():
         assert loader.__module__ == 'backbone.engine.loading', scheme
 
 
-@pytest.mark.parametrize('address', ['torchvision://resnet50', 's3://bucket/a.pth', 'x:s3://b/a'])
-def test_stores_are_refused(address):
-    with pytest.raises(CheckpointError, match='download the file'):
-        CheckpointLoader.load_checkpoint(address)
+@pytest.fixture
+def stores(tmp_path, monkeypatch):
+    """Addresses, as of other models, by what is stored there."""
+    torch.save({'state_dict': {f'backbone.{n}': t for n, t in WEIGHTS.items()}}, tmp_path / 'good')
+    torch.save({'state_dict': WEIGHTS, 'x': Evaluates()}, tmp_path / 'bad')
+    paths = {name: str(tmp_path / name) for name in ('good', 'bad')}
+
+    class Store:
+        def get(self, address):
+            return (tmp_path / address.rsplit('/', 1)[1]).read_bytes()
+
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path))
+    for look_up in ('get_torchvision_models', 'get_mmcls_models'):
+        monkeypatch.setattr(loading, look_up, lambda: paths)
+    monkeypatch.setattr(loading, 'get_external_models', lambda: {'good': 'good', 'bad': 'bad'})
+    monkeypatch.setattr(loading, 'get_deprecated_model_names', lambda: {'old': 'good'})
+    monkeypatch.setattr(loading, 'get_file_backend', lambda address, backend_args: Store())
 
 
-def test_a_download_is_read_by_the_same_rule(tmp_path, monkeypatch):
-    served = tmp_path / 'served'
-    served.mkdir()
-    torch.save({'state_dict': WEIGHTS}, served / 'good.pth')
-    torch.save({'state_dict': WEIGHTS, 'x': Evaluates()}, served / 'bad.pth')
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+@pytest.mark.parametrize('store', [
+    'torchvision://', 'modelzoo://', 'open-mmlab://', 'openmmlab://', 'mmcls://', 's3://bucket/',
+    'x:s3://bucket/', 'petrel://bucket/',
+])  # fmt: skip
+def test_what_other_models_are_loaded_from_works_and_is_read_safely(store, stores):
+    found = CheckpointLoader.load_checkpoint(f'{store}good')['state_dict']
+    name = 'a' if store == 'mmcls://' else 'backbone.a'
+    assert torch.equal(found[name], WEIGHTS['a'])
+    with pytest.raises(CheckpointError, match='asks for eval'):
+        CheckpointLoader.load_checkpoint(f'{store}bad')
 
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
 
-    handler = functools.partial(Quiet, directory=str(served))
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f'http://127.0.0.1:{server.server_port}'
-        good = CheckpointLoader.load_checkpoint(f'{address}/good.pth?download=1')
-        with pytest.raises(CheckpointError, match='asks for eval'):
-            CheckpointLoader.load_checkpoint(f'{address}/bad.pth')
-        with pytest.raises(CheckpointError, match=r'none\.pth: download failed .*404'):
-            CheckpointLoader.load_checkpoint(f'{address}/none.pth')
-        server.shutdown()
-    assert torch.equal(good['state_dict']['a'], WEIGHTS['a'])
+def test_names_that_mmengine_does_not_know_are_refused(stores):
+    assert CheckpointLoader.load_checkpoint('open-mmlab://old')
+    for address in ('torchvision://none', 'open-mmlab://none', 'pavi://none'):
+        with pytest.raises(CheckpointError, match=address):
+            CheckpointLoader.load_checkpoint(address)
+
+
+def test_mmengines_own_lists_are_still_found():
+    assert get_external_models()
+    assert get_mmcls_models()
+    assert isinstance(get_deprecated_model_names(), dict)
+
+
+def test_another_model_of_the_process_loads_as_before(tmp_path):
+    """A part of its file, a file with more, a wrapped one: mmengine's leniency is its own."""
+    torch.save({'state_dict': {'weight': torch.ones(2, 2), 'x': torch.ones(1)}}, tmp_path / 'a')
+    torch.save({'module.bias': torch.ones(2)}, tmp_path / 'b')
+    model = nn.Linear(2, 2)
+    for name in 'ab':
+        load_checkpoint(model, str(tmp_path / name))
+    assert bool((model.weight == 1).all() and (model.bias == 1).all())
 
 
 # --- the runner's hook ---------------------------------------------------------------------------
@@ -81,6 +111,7 @@ class TrainRunner:
     """What the hook reads of a runner."""
 
     def __init__(self, model, resume=False):
+        self.cfg = SimpleNamespace(filename='my config.py')
         self.model = model
         self._resume = resume
         self._train_loop = BaseLoop.__new__(type('Loop', (BaseLoop,), {'run': None}))
@@ -129,7 +160,8 @@ def test_only_a_training_that_begins_may_take_a_file_without_its_head():
     model = Detector(2)
     load_by_hook(TrainRunner(model), dict(file))
     assert_holds(model, file['state_dict'], but='conv_seg')
-    state = dict(optimizer={}, param_schedulers=[], message_hub={}, epoch=1, iter=1)
+    hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+    state = dict(optimizer={}, param_schedulers=[], message_hub=hub, epoch=1, iter=1)
     for runner in (EvalRunner(Detector(2)), TrainRunner(Detector(2), resume=True)):
         with pytest.raises(CheckpointError, match='without the heads that the config needs'):
             load_by_hook(runner, {**file, **state})
@@ -142,3 +174,26 @@ def test_a_file_without_training_state_cannot_be_resumed():
     with pytest.raises(CheckpointError, match=r'optimizer, param_schedulers, message_hub, iter\).*'
                        'cannot be resumed; to start from its weights use load_from'):  # fmt: skip
         load_by_hook(runner, file)
+
+
+@pytest.mark.parametrize('wrong', [
+    {'optimizer': 5}, {'epoch': 'x'}, {'iter': None}, {'message_hub': {'log_scalars': 5}},
+    {'param_schedulers': 'x'},
+])  # fmt: skip
+def test_a_training_state_of_other_types_cannot_be_resumed(wrong):
+    hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+    state = dict(optimizer={}, param_schedulers=[], message_hub=hub, epoch=1, iter=1)
+    file = detector_file()
+    del file['meta']['epoch'], file['meta']['iter']
+    load_by_hook(TrainRunner(Detector(), resume=True), {**file, **state})
+    with pytest.raises(CheckpointError, match=f'no training state .*{next(iter(wrong))}'):
+        load_by_hook(TrainRunner(Detector(), resume=True), {**file, **state, **wrong})
+
+
+def test_the_advice_names_the_config_that_it_was_given_for():
+    with pytest.raises(CheckpointError) as caught:
+        load_by_hook(TrainRunner(Detector(2)), detector_file(3))
+    command = "released.pth released_headless.pth --drop-head --config 'my config.py'; then train"
+    assert command in str(caught.value)
+    with pytest.raises(CheckpointError, match='give the config it was trained with'):
+        load_by_hook(EvalRunner(Detector(2)), detector_file(3))

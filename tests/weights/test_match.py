@@ -12,10 +12,12 @@ from released_files import (
     imagenet_file,
     imagenet_weights,
     numbered,
+    uninitialised,
     with_tables,
 )
 
 from backbone import RMT, VARIANTS
+from backbone.weights.checkpoint import Checkpoint
 from backbone.weights.layout import FAMILY_NAMES
 from backbone.weights.match import (
     CheckpointError,
@@ -23,7 +25,6 @@ from backbone.weights.match import (
     load_model,
     match_checkpoint,
 )
-from backbone.weights.read import Checkpoint
 
 
 @pytest.fixture
@@ -49,7 +50,8 @@ def messages(monkeypatch):
     [('tiny', False), ('tiny', True), ('small', False), ('base', True), ('large', False)],
 )
 def test_every_tensor_of_an_imagenet_file_arrives(arch, token_label, path, messages):
-    model = RMT(arch, init_cfg=dict(type='Pretrained', checkpoint=path))
+    with uninitialised():
+        model = RMT(arch, init_cfg=dict(type='Pretrained', checkpoint=path))
     weights = imagenet_weights(model, token_label)
     torch.save({'model': weights}, path)
     before = {n: t.clone() for n, t in model.extra_norms.state_dict().items()}
@@ -105,13 +107,66 @@ def test_fewer_outputs_take_their_part_of_a_whole_file(indices, path):
     assert_holds(model, weights)
 
 
-def test_half_precision_files_load_into_float32(path):
-    weights = {n: t.half() if t.is_floating_point() else t for n, t in numbered(RMT(MINI)).items()}
-    torch.save(weights, path)
-    model = RMT(MINI)
+@pytest.mark.parametrize('counters', [True, False])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_released_files_in_another_precision_load_into_float32(dtype, counters, path):
+    model = RMT('tiny')
+    source = with_tables(numbered(model), model)
+    weights = {
+        n: t.to(dtype) if counters or t.is_floating_point() else t for n, t in source.items()
+    }
+    torch.save({'model': weights}, path)
     load_backbone(model, path)
-    assert_holds(model, {n: t.float() if t.is_floating_point() else t for n, t in weights.items()})
+    assert_holds(model, {n: t.float() for n, t in weights.items()}, but='num_batches_tracked')
     assert model.patch_embed.proj[0].weight.dtype == torch.float32
+
+
+# --- what init_cfg may say -----------------------------------------------------------------------
+
+
+def pretrained(path, **options):
+    model = RMT(MINI, init_cfg=dict(type='Pretrained', checkpoint=path, **options))
+    model.init_weights()
+    return model
+
+
+def test_init_cfg_takes_the_averaged_weights_by_key(path):
+    torch.save(imagenet_file(RMT(MINI)), path)
+    averaged = numbered(RMT(MINI), start=0.5)
+    assert_holds(pretrained(path, key='model_ema'), averaged, but='extra_norms.')
+    assert_holds(pretrained(path), numbered(RMT(MINI)), but='extra_norms.')
+
+
+@pytest.mark.parametrize('prefix', ['teacher.backbone', 'teacher.backbone.'])
+def test_init_cfg_takes_the_names_below_a_prefix(prefix, path):
+    students, teachers = numbered(RMT(MINI)), numbered(RMT(MINI), start=1000)
+    weights = {f'student.backbone.{n}': t for n, t in students.items()}
+    weights |= {f'teacher.backbone.{n}': t for n, t in teachers.items()}
+    torch.save({'state_dict': weights}, path)
+    assert_holds(pretrained(path, prefix=prefix, map_location='cpu'), teachers)
+    with pytest.raises(CheckpointError, match="no name begins with the prefix 'x"):
+        pretrained(path, prefix='x')
+
+
+def test_a_key_given_as_a_prefix_is_explained(path):
+    torch.save(imagenet_file(RMT(MINI)), path)
+    with pytest.raises(CheckpointError, match=r"did you mean key='model_ema'\?"):
+        pretrained(path, prefix='model_ema')
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    (dict(checkpoint='x', prefx='backbone.'), 'with prefx: it takes type, checkpoint, key, prefix'),
+    (dict(checkpoint='x', strict=False, revise_keys=[]), 'with revise_keys, strict: it takes'),
+    (dict(), 'with no checkpoint: it takes'),
+    (dict(checkpoint=None), 'with no checkpoint: it takes'),
+])  # fmt: skip
+def test_init_cfg_refuses_what_it_does_not_know(options, words):
+    for init_cfg in (dict(type='Pretrained', **options), [dict(type='Pretrained', **options)]):
+        with pytest.raises(ValueError, match=words):
+            RMT(MINI, init_cfg=init_cfg)
+
+
+# --- what does not fit ---------------------------------------------------------------------------
 
 
 def damage(weights: dict) -> dict:
@@ -212,8 +267,22 @@ def test_another_class_count_points_to_the_way_to_drop_the_head():
         load(Detector(2), detector_file(3), training=True)
     message = str(caught.value)
     assert 'the file is for 3 classes, the config for 2' in message
-    assert 'python tools/convert_checkpoint.py released.pth OUT --drop-head' in message
+    assert 'convert_checkpoint.py released.pth released_headless.pth --drop-head' in message
     assert 'decode_head.conv_seg.weight (3, 8, 1, 1) in the file, (2, 8, 1, 1)' in message
+
+
+def test_no_advice_where_more_than_the_classes_differs():
+    file = detector_file(3)
+    file['state_dict']['neck.weight'] = torch.ones(9, 48, 1, 1)
+    with pytest.raises(CheckpointError) as caught:
+        load(Detector(2), file, training=True)
+    assert '3 classes, the config for 2, and they differ in more than that' in str(caught.value)
+    assert '--drop-head' not in str(caught.value)
+
+
+def test_a_test_is_not_told_to_fine_tune():
+    with pytest.raises(CheckpointError, match='for 2; give the config it was trained with'):
+        load(Detector(2), detector_file(3))
 
 
 def test_a_file_without_its_head_starts_training_and_nothing_else(messages):

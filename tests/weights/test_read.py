@@ -18,13 +18,8 @@ from safetensors.torch import save_file
 
 from backbone import RMT
 from backbone.weights import read
-from backbone.weights.read import (
-    CheckpointError,
-    first_few,
-    read_checkpoint,
-    sha256_of_tensors,
-    state_dict_in,
-)
+from backbone.weights.checkpoint import CheckpointError, first_few
+from backbone.weights.read import read_checkpoint, sha256_of_tensors, state_dict_in
 
 WEIGHTS = {'a': torch.arange(6.0).reshape(2, 3), 'b': torch.ones(4)}
 
@@ -173,8 +168,8 @@ def attacks(marker: str) -> dict:
             Calls(torch.storage._load_from_bytes, b''),
             'torch.storage._load_from_bytes',
         ),
-        'getattr': (Calls(getattr, np.ndarray, 'tofile'), 'builtins.getattr'),
-        'getattr of a buffer': (Calls(getattr, HistoryBuffer, '__init__'), 'builtins.getattr'),
+        'getattr': (Calls(getattr, np.ndarray, 'tofile'), 'getattr'),
+        'getattr of a buffer': (Calls(getattr, HistoryBuffer, '__init__'), 'getattr'),
         'a module': (torch.nn.Linear(2, 2), 'torch.nn.modules.linear.Linear'),
         'deep inside': ([{'x': (argparse.Namespace(y=Calls(eval, make)),)}], 'eval'),
         'in the hub': ({'log_scalars': {'loss': buffer, 'x': Calls(eval, make)}}, 'eval'),
@@ -212,27 +207,6 @@ def test_numpy_arrays_of_objects_are_refused(kind, path):
     spelled = b'X' + struct.pack('<I', len(kind)) + kind
     write(path, rewritten(plain, lambda pkl: pkl.replace(b'X\x02\0\0\0f8', spelled)))
     assert 'numpy dtype' in refusal(path)
-
-
-def test_a_stored_config_is_not_run(path):
-    text = 'import os\nmodel = os.getcwd()'
-    hub = {'log_scalars': {}, 'resumed_keys': {}, 'runtime_info': {'cfg': text, 'iter': 3}}
-    torch.save({'meta': {'config': text, 'epoch': 1}, 'message_hub': hub}, path)
-    checkpoint = read_checkpoint(path)
-    assert checkpoint['meta'] == {'config_text': text, 'epoch': 1}
-    assert checkpoint['message_hub']['runtime_info'] == {'iter': 3}
-
-
-@pytest.mark.parametrize(('text', 'kept'), [
-    ("a = 1\nmodel = dict(type='RMT', b=[1, -2.5, (3,)], c={'d': None})", True),
-    ("a = __import__('os').getcwd()", False),
-    ("a = dict(b=eval('1'))", False),
-    ('a = [b for b in (1, 2)]', False),
-    ('a = (', False),
-])  # fmt: skip
-def test_a_config_text_in_the_message_hub_stays_if_it_is_data(text, kept, path):
-    torch.save({'message_hub': {'runtime_info': {'cfg': text}}}, path)
-    assert ('cfg' in read_checkpoint(path)['message_hub']['runtime_info']) == kept
 
 
 # --- honest files --------------------------------------------------------------------------------
@@ -298,8 +272,9 @@ def test_damaged_safetensors_are_refused(path):
     assert 'fail their checksum' in refusal(path)
     write(path, content[:-3])
     assert 'damaged safetensors file' in refusal(path)
-    save_file(WEIGHTS, path, metadata={'meta': '[1, 2]'})
-    assert 'damaged safetensors file' in refusal(path)
+    for meta in ('[1, 2]', '3', '{', '[' * 100_000):
+        save_file(WEIGHTS, path, metadata={'meta': meta})
+        assert 'damaged' in refusal(path)
 
 
 # --- what the dict holds -------------------------------------------------------------------------

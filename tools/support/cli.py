@@ -117,6 +117,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def weights_file(path: str, what: str) -> str:
+    """``path`` where it is a file, or an address from which weights are read."""
+    return path if '://' in path else existing_file(path, what)
+
+
 def existing_file(path: str, what: str) -> str:
     """``path`` where it is a file."""
     if not os.path.isfile(path):
