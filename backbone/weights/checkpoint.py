@@ -158,8 +158,9 @@ def _hub_info(checkpoint: Checkpoint) -> dict:
 def _name_source(checkpoint: Checkpoint) -> None:
     """Let whatever loads the state dict know the file, by the way of its layers' versions."""
     weights = checkpoint.get('state_dict', checkpoint)
-    if not isinstance(weights, dict):
-        return
+    _expect(checkpoint, 'its state_dict', weights, dict)
+    for name in weights:
+        _expect(checkpoint, 'a name', name, str)
     versions = Versions(_versions_in(weights))
     versions.source = checkpoint.source
     if weights is not checkpoint:

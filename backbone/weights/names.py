@@ -1,9 +1,9 @@
 """The names that a weights file may use, and what each stands for.
 
 Tensors are made from storages by hand, within the storage's bounds. Beyond tensors, honest files
-need ``argparse.Namespace`` (released ones), numpy's arrays and mmengine's log history (checkpoints of
-a training). numpy's and mmengine's own unpickling of the latter can be led to run code, so a file is
-given stand-ins, and what they describe is checked and made here.
+need ``argparse.Namespace`` (released ones), numpy's arrays and mmengine's log history (those of a
+training). numpy's and mmengine's own unpickling of these can be led to run code, so a file is given
+stand-ins, and what they describe is checked and made here.
 """
 
 import re

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -204,7 +205,7 @@ def test_a_dropped_head_lets_own_classes_be_trained(kind, files, capsys):
     file = downstream_file(build(config), numbered(build(config)))
     torch.save(file, source)
     mine = build(config, 2)
-    with pytest.raises(CheckpointError, match='--drop-head'):
+    with pytest.raises(CheckpointError, match='--drop-head; then'):
         match_checkpoint(mine, read_checkpoint(source), training=True)
     convert(source, out, '--drop-head')
     result = match_checkpoint(mine, read_checkpoint(out), training=True)
@@ -367,6 +368,73 @@ def test_inspect_tells_what_a_detector_is_and_what_is_wrong(files, capsys):
         'complete: no: the file is incomplete (1 missing: patch_embed.proj.0.bias)',
     ):
         assert words in said, said
+
+
+@pytest.mark.parametrize(('meta', 'words', 'absent'), [
+    ({'epoch': 0, 'iter': 160_000}, 'iteration: 160000', 'epoch'),
+    ({'epoch': 12, 'iter': 1000}, 'epoch: 12 iteration: 1000', 'nothing'),
+    ({'epoch': 0, 'iter': 0}, 'epoch: 0', 'nothing'),
+    ({'rmt': {'iter': 5}}, 'iteration: 5', 'epoch'),
+])  # fmt: skip
+def test_inspect_tells_how_long_a_run_was(meta, words, absent, files, capsys):
+    torch.save({'meta': meta, 'state_dict': RMT('tiny').state_dict()}, files[0])
+    convert('--inspect', files[0])
+    said = ' '.join(capsys.readouterr().out.split())
+    assert words in said
+    assert absent not in said
+
+
+@pytest.mark.parametrize('value', [
+    5, 'text', [1], {'dropped_head': [5]},
+    {'source': 5, 'tensors_sha256': [1], 'dropped_head': 3, 'epoch': {}, 'date': b''},
+])  # fmt: skip
+def test_inspect_and_convert_take_no_harm_from_crafted_meta(value, files, capsys):
+    source, out = files
+    meta = {'rmt': value, 'epoch': value, 'a\x1b[2J_version': 'x\ny', 3: 4}
+    torch.save({'meta': meta, 'state_dict': numbered(RMT('tiny')), 'epoch': value}, source)
+    convert('--inspect', source)
+    said = capsys.readouterr().out
+    assert '\x1b' not in said
+    assert len(said.splitlines()) < 12
+    convert(source, out)
+    assert read_checkpoint(out)['meta']['rmt']['arch'] == 'tiny'
+
+
+@pytest.mark.parametrize('ending', ['pth', 'safetensors'])
+def test_a_file_in_half_precision_is_converted_as_it_is(ending, files, tmp_path, capsys):
+    model = RMT('tiny')
+    weights = {n: t.bfloat16() for n, t in with_tables(numbered(model), model).items()}
+    torch.save({'model': weights}, files[0])
+    convert('--inspect', files[0])
+    assert 'complete: the backbone is' in ' '.join(capsys.readouterr().out.split())
+    out = tmp_path / f'out.{ending}'
+    convert(files[0], out)
+    assert read_checkpoint(out)['state_dict']['patch_embed.proj.0.weight'].dtype == torch.bfloat16
+    load_backbone(model, str(out))
+    assert_holds(model, {n: t.float() for n, t in weights.items()}, but='num_batches_tracked')
+
+
+def test_the_advised_command_works(tmp_path, monkeypatch):
+    """For a model of somebody's own, of which there is no config here."""
+    config = tmp_path / 'my own.py'
+    head = 'dict(in_channels=8, feat_channels=8, stacked_convs=1, num_classes=2)'
+    config.write_text(
+        f'_base_ = {str(ROOT / SMALLEST["RetinaNet"])!r}\nmodel = dict(backbone=dict(arch={MINI}), '
+        f'neck=dict(in_channels={list(MINI["channels"])}, out_channels=8), bbox_head={head})'
+    )
+    mine, theirs = (convert_checkpoint.build(str(config), count) for count in (None, 5))
+    source = tmp_path / 'five classes.pth'
+    torch.save({'meta': {}, 'state_dict': numbered(theirs)}, source)
+    with pytest.raises(CheckpointError) as caught:
+        match_checkpoint(mine, read_checkpoint(source), training=True, config=str(config))
+    found = re.search(r"first: (.*); then train with load_from=('.*'|\S+) ", str(caught.value))
+    command, out = found.groups()
+    python, script, *arguments = shlex.split(command)
+    assert (python, ROOT / script) == ('python', Path(convert_checkpoint.__file__))
+    monkeypatch.chdir(tmp_path)
+    convert(*arguments)
+    result = match_checkpoint(mine, read_checkpoint(shlex.split(out)[0]), training=True)
+    assert result.filled == ['bbox_head.retina_cls.weight', 'bbox_head.retina_cls.bias']
 
 
 def test_inspect_tells_equal_weights_in_either_packing(files, tmp_path, capsys):

@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from released_files import MINI, numbered
+from support import cli
 
 from backbone import RMT
 from backbone.weights import fetch
@@ -139,3 +140,16 @@ def test_a_backbone_is_loaded_from_an_address(served):
     model = RMT(MINI)
     load_backbone(model, f'{address}/rmt.pth')
     assert len(Handler.asked) == 1
+
+
+def test_tools_take_addresses(served, run_tool, capsys):
+    folder, address = served
+    torch.save({'model': numbered(RMT('tiny'))}, folder / 'rmt.pth')
+    assert run_tool('convert_checkpoint', '--inspect', f'{address}/rmt.pth') == 0
+    assert 'variant: RMT-T' in capsys.readouterr().out
+    assert run_tool('convert_checkpoint', '--inspect', f'{address}/none.pth') == 2
+    assert 'none.pth: download failed' in capsys.readouterr().err
+    for what in (f'{address}/rmt.pth', 'https://x/y.pth', 's3://bucket/y.pth'):
+        assert cli.weights_file(what, 'checkpoint') == what
+    with pytest.raises(cli.UserError, match='no such file'):
+        cli.weights_file('none.pth', 'checkpoint')
