@@ -115,16 +115,20 @@ def inspect(path: str, ema: bool = False) -> None:
         + (f' ({first_few(classes, 5)})' if classes else ''),
         'epoch': str(done.get('epoch', '')),
         'iteration': str(done.get('iter', '')),
-        'written by': first_few((f'{k} {meta[k]}' for k in meta if str(k).endswith('_version')), 5),
+        'written by': listed([f'{k} {meta[k]}' for k in meta if str(k).endswith('_version')]),
         'converted': f'from {own.get("source")} on {own.get("date")}' if own else '',
         'tensors': f'sha256 {own["tensors_sha256"]}' if own.get('tensors_sha256') else '',
-        'left out': first_few(own.get('dropped_head', ())) if own.get('dropped_head') else '',
-        'also inside': first_few(others(checkpoint, state_dict), 12),
+        'left out': listed(own.get('dropped_head', [])),
+        'also inside': listed(others(checkpoint, state_dict)),
         'complete': completeness(state_dict, description, path),
     }
     for name, text in lines.items():
         if text:
             print(f'{name:>12}: {printable(text)}')
+
+
+def listed(names: list[str]) -> str:
+    return first_few(names, 12) if names else ''
 
 
 def completeness(state_dict: dict[str, Tensor], description: Description, path: str) -> str:

@@ -418,8 +418,9 @@ def test_the_advised_command_works(tmp_path, monkeypatch):
     """For a model of somebody's own, of which there is no config here."""
     config = tmp_path / 'my own.py'
     head = 'dict(in_channels=8, feat_channels=8, stacked_convs=1, num_classes=2)'
+    arch = {'_delete_': True, **MINI}
     config.write_text(
-        f'_base_ = {str(ROOT / SMALLEST["RetinaNet"])!r}\nmodel = dict(backbone=dict(arch={MINI}), '
+        f'_base_ = {str(ROOT / SMALLEST["RetinaNet"])!r}\nmodel = dict(backbone=dict(arch={arch}), '
         f'neck=dict(in_channels={list(MINI["channels"])}, out_channels=8), bbox_head={head})'
     )
     mine, theirs = (convert_checkpoint.build(str(config), count) for count in (None, 5))
