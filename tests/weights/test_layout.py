@@ -113,3 +113,80 @@ def test_a_second_family_is_a_second_row_of_the_table(monkeypatch):
     top = {'top.weight': torch.zeros(2)}
     assert split_backbone({**theirs, **top})[1] == list(top)
     assert split_backbone({**ours, **top})[1] == []
+
+
+# --- each line of the tables tells something apart ------------------------------------------------
+
+TINY = {
+    f'layers.{i}.blocks.{j}.{name}': shape
+    for i, depth in enumerate(VARIANTS['tiny'].depths)
+    for j in range(depth)
+    for name, shape in {
+        'ffn.fc1.weight': (
+            VARIANTS['tiny'].channels[i] * VARIANTS['tiny'].ffn_ratio[i],
+            VARIANTS['tiny'].channels[i],
+        ),
+        'retention.q_proj.weight': (1,),
+    }.items()
+} | {'patch_embed.proj.0.weight': (1,)}
+
+
+def described(shapes: dict, prefix: str = '', **more: tuple):
+    names = {**{f'{prefix}{n}': s for n, s in shapes.items()}, **more}
+    return recognise({n: torch.empty(s, device='meta') for n, s in names.items()})
+
+
+@pytest.mark.parametrize(('heads', 'kind', 'classes', 'class_layers'), [
+    ({'roi_head.bbox_head.0.fc_cls.weight': (4, 1), 'roi_head.bbox_head.2.fc_reg.bias': (4,),
+      'roi_head.mask_head.1.conv_logits.weight': (3, 1)}, 'cascade_mask_rcnn', 3, 3),
+    ({'roi_head.bbox_head.fc_cls.weight': (4, 1), 'roi_head.bbox_head.fc_reg.weight': (12, 1),
+      'roi_head.mask_head.conv_logits.bias': (3,), 'roi_head.mask_head.convs.0.conv.bias': (1,),
+      'roi_head.bbox_head.shared_fcs.0.weight': (1,)}, 'mask_rcnn', 3, 3),
+    ({'bbox_head.retina_cls.weight': (27, 1), 'bbox_head.retina_reg.weight': (36, 1)},
+     'retinanet', 3, 1),
+    ({'bbox_head.retina_cls.weight': (9, 1), 'bbox_head.retina_reg.weight': (12, 1)},
+     'retinanet', 3, 1),
+    ({'bbox_head.retina_cls.weight': (27, 1), 'bbox_head.cls_convs.0.conv.weight': (1,)},
+     'retinanet', 3, 1),
+    ({'decode_head.psp_modules.0.1.conv.weight': (1,), 'decode_head.conv_seg.weight': (3, 1),
+      'auxiliary_head.conv_seg.weight': (3, 1)}, 'upernet', 3, 2),
+    ({'decode_head.scale_heads.0.0.conv.weight': (1,), 'decode_head.conv_seg.bias': (3,),
+      'decode_head.conv_seg.weight': (3, 1)}, 'fpn', 3, 2),
+    ({'decode_head.conv_seg.weight': (3, 1)}, 'other', 3, 1),
+    ({'neck.weight': (3, 1)}, 'other', None, 0),
+])  # fmt: skip
+def test_kind_classes_and_class_layers_of_every_head(heads, kind, classes, class_layers):
+    found = described(TINY, 'backbone.', **heads)
+    assert (found.kind, found.num_classes, found.arch) == (kind, classes, 'tiny')
+    assert sum(map(found.is_class_layer, heads)) == class_layers
+    assert not found.is_backbone
+
+
+@pytest.mark.parametrize(('more', 'kind', 'classes'), [
+    ({}, 'backbone', None),
+    ({'head.weight': (10, 1)}, 'imagenet', 10),
+    ({'head.weight': (10, 1), 'aux_head.weight': (10, 1)}, 'token_label', 10),
+])  # fmt: skip
+def test_kind_of_every_backbone_file(more, kind, classes):
+    found = described(TINY, **more)
+    assert (found.kind, found.num_classes, found.is_backbone) == (kind, classes, True)
+
+
+def test_size_is_told_by_every_number_of_it():
+    assert described(TINY).arch == 'tiny'
+    deeper = f'layers.2.blocks.{VARIANTS["tiny"].depths[2]}.gamma'
+    first = 'layers.1.blocks.0.ffn.fc1.weight'
+    hidden, channels = TINY[first]
+    for change in (
+        {deeper: (1,)},
+        {first: (hidden + channels, channels)},
+        {first: (hidden, channels + 8)},
+        {'layers.3.Relpos.decay': (VARIANTS['tiny'].heads[3] + 1,)},
+    ):
+        found = described({**TINY, **change})
+        assert found.arch == '', change
+        assert found.size.startswith('RMT of custom size (channels ')
+    heads = {'layers.3.Relpos.decay': (VARIANTS['tiny'].heads[3],)}
+    assert described({**TINY, **heads}).arch == 'tiny'
+    part = {n: s for n, s in TINY.items() if not n.startswith('layers.3.')}
+    assert described(part).arch == 'tiny'  # with fewer stages
