@@ -5,8 +5,6 @@ every tensor of the model comes from the file, and every tensor of the file goes
 is named as dropped; anything else raises :class:`CheckpointError`.
 """
 
-import os
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +14,9 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
+from .causes import how_to_fine_tune, likely_cause
 from .checkpoint import Checkpoint, CheckpointError, first_few, own_meta
-from .layout import (
-    FAMILY_NAMES,
-    KINDS,
-    PREFIX,
-    Description,
-    recognise,
-    split_backbone,
-)
+from .layout import PREFIX, Description, recognise, split_backbone
 from .read import check_tensors, read_checkpoint, state_dict_in
 
 __all__ = [
@@ -143,7 +135,7 @@ def match_checkpoint(
             f'{source}: an {description}, without the heads that the config needs; '
             'train from it (load_from), or give a trained file'
         )
-    advice = _how_to_fine_tune(source, config) if training else ''
+    advice = how_to_fine_tune(source, config) if training else ''
     result = match(model, state_dict, source, headless.__contains__, advice)
     result = Match(result.state_dict, dropped + result.dropped, result.filled)
     print_log(f'{source}: {description}: {result}', 'current')
@@ -211,7 +203,7 @@ def match(
     }
     problems = {what: names for what, names in problems.items() if names}
     if problems:
-        cause = _likely_cause(recognise(state_dict), ours, problems, advice)
+        cause = likely_cause(recognise(state_dict), ours, problems, advice)
         lists = '; '.join(
             f'{len(names)} {what}: {first_few(names.values())}' for what, names in problems.items()
         )
@@ -227,41 +219,6 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 def _convertible(theirs: torch.dtype, ours: torch.dtype) -> bool:
     return (
         theirs.is_floating_point == ours.is_floating_point and theirs.is_complex == ours.is_complex
-    )
-
-
-def _likely_cause(
-    theirs: Description, ours: Description, problems: dict[str, dict[str, str]], advice: str
-) -> str:
-    if not theirs.size:
-        return f'these are not {FAMILY_NAMES} weights'
-    if theirs.size != ours.size:
-        built = ours.size or f'no {FAMILY_NAMES}'
-        return f'these are {theirs.size} weights; the config builds {built}'
-    if ours.is_backbone and theirs.num_classes:
-        return f'an {theirs}; it goes in as init_cfg (pretrained=FILE)'
-    if theirs.kind != ours.kind and not ours.is_backbone:
-        return f'these are weights of {theirs}; the config builds {KINDS[ours.kind].label}'
-    if theirs.num_classes != ours.num_classes and not ours.is_backbone:
-        counts = f'the file is for {theirs.num_classes} classes, the config for {ours.num_classes}'
-        names = [name for of_one_kind in problems.values() for name in of_one_kind]
-        alone = all(map(ours.is_class_layer, names))
-        if not alone:
-            return f'{counts}, and they differ in more than that'
-        return f'{counts}; {advice or "give the config it was trained with"}'
-    if set(problems) == {'missing'}:
-        return 'the file is incomplete'
-    return 'the file does not fit the model that the config builds'
-
-
-def _how_to_fine_tune(source: str, config: str | None) -> str:
-    stem = os.path.splitext(os.path.basename(source))[0]
-    out = shlex.quote(f'{stem}_headless.pth')
-    command = f'python tools/convert_checkpoint.py {shlex.quote(source)} {out} --drop-head'
-    if config:
-        command += f' --config {shlex.quote(config)}'
-    return (
-        f'to fine-tune it, drop its class layers first: {command}; then train with load_from={out}'
     )
 
 
