@@ -8,7 +8,9 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import DET_CONFIG, ROOT, run_command
+from mmcv.ops import RoIAlign, nms
 from support import cli
 
 
@@ -138,6 +140,26 @@ def test_another_pipe_that_breaks_is_not_taken_for_stdout(capsys: pytest.Capture
 
     with capsys.disabled(), pytest.raises(BrokenPipeError):
         cli.run(main)
+
+
+def align_in_half() -> None:
+    RoIAlign(2, 1.0, 0)(torch.ones(1, 1, 4, 4).bfloat16(), torch.tensor([[0.0, 0, 0, 3, 3]]))
+
+
+def suppress_in_half() -> None:
+    nms(torch.ones(1, 4).bfloat16(), torch.ones(1).bfloat16(), 0.5)
+
+
+@pytest.mark.parametrize('main', [align_in_half, suppress_in_half])
+def test_a_detector_in_bfloat16_on_a_cpu_ends_in_one_line(
+    main: Callable[[], None], capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1
+    assert 'leave 16 bits out (test_cfg.fp16, autocast), or take a GPU' in error
 
 
 def test_errors_of_ours_keep_their_traceback() -> None:

@@ -56,7 +56,7 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)  # what a shell says of any command in `| head`
     except Exception as error:
-        message = _unreadable_file(error)
+        message = _unreadable_file(error) or _half_on_cpu(error)
         if message is None:
             raise
         _show_traceback()
@@ -98,6 +98,17 @@ def _unreadable_file(error: Exception) -> str | None:
     if found := re.search(r"No such file or directory: '(.+?)'", str(error)):
         return f'{found[1]}: no such file'
     return None
+
+
+def _half_on_cpu(error: Exception) -> str | None:
+    """The line for an operator that lacks a 16-bit type: of mmcv's, RoIAlign and NMS on a CPU."""
+    text = one_line(error)
+    if not re.search(r"(not implemented for|type Float but found) '?(BFloat16|Half)", text):
+        return None
+    return (
+        f'{text}: an operator that computes in float32 alone here, as RoIAlign and NMS do on a '
+        'CPU; leave 16 bits out (test_cfg.fp16, autocast), or take a GPU'
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
