@@ -79,13 +79,40 @@ def test_checkpoint_that_is_a_directory(fails: Callable[..., str], tiny_det: lis
     assert line.startswith('checkpoint .: is a directory')
 
 
+@pytest.mark.parametrize(
+    'variable',
+    ['LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK', 'MPI_LOCALRANKID'],
+)
+@pytest.mark.parametrize('rank', ['0', '1'])
 def test_only_one_process_of_a_machine_speaks(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    rank: str, variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setenv('LOCAL_RANK', '1')
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    monkeypatch.setenv(variable, rank)
     with pytest.raises(SystemExit):
         cli.fail('wrong')
-    assert capsys.readouterr().err == ''
+    assert capsys.readouterr().err == ('error: wrong\n' if rank == '0' else '')
+
+
+@pytest.mark.parametrize(
+    ('stop', 'line'),
+    [
+        (KeyboardInterrupt(), 'error: interrupted\n'),
+        (KeyboardInterrupt('go on with --resume'), 'error: interrupted; go on with --resume\n'),
+    ],
+)
+def test_interrupted_is_said_and_how_to_go_on_where_one_can(
+    stop: KeyboardInterrupt, line: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    def main() -> None:
+        raise stop
+
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == line
 
 
 @pytest.mark.parametrize(

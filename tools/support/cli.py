@@ -15,8 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from mmengine.config import DictAction
-
+from backbone.engine import ConfigError
 from backbone.weights.match import CheckpointError
 
 
@@ -31,11 +30,28 @@ def one_line(error: object) -> str:
     return ' '.join(str(text).split())
 
 
-def fail(message: str, every_process: bool = False) -> NoReturn:
-    """End with one line on stderr and exit status 2."""
-    if every_process or os.environ.get('LOCAL_RANK', '0') == '0':
+# where launchers say which process of its machine this is: torchrun, srun, Open MPI, MPICH and
+# Intel's MPI, MVAPICH, Cray's PALS
+_LOCAL_RANKS = (
+    'LOCAL_RANK',
+    'SLURM_LOCALID',
+    'OMPI_COMM_WORLD_LOCAL_RANK',
+    'MPI_LOCALRANKID',
+    'MV2_COMM_WORLD_LOCAL_RANK',
+    'PALS_LOCAL_RANKID',
+)
+
+
+def local_rank() -> int:
+    """Which process of this machine this is, from 0; 0 where no launcher says."""
+    return next((int(os.environ[n]) for n in _LOCAL_RANKS if os.environ.get(n, '').isdigit()), 0)
+
+
+def fail(message: str, every_process: bool = False, status: int = 2) -> NoReturn:
+    """End with one line on stderr, exit status 2 where it is the user's to put right."""
+    if every_process or local_rank() == 0:
         print(f'error: {message}', file=sys.stderr, flush=True)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def run(main: Callable[[], None]) -> None:
@@ -44,11 +60,12 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
         sys.stdout.flush()
-    except (UserError, CheckpointError) as error:
+    except (UserError, CheckpointError, ConfigError) as error:
         _show_traceback()
         fail(one_line(error))
-    except KeyboardInterrupt:
-        fail('interrupted; training goes on from its last checkpoint with --resume')
+    except KeyboardInterrupt as stop:
+        # 128 + SIGINT, as shells count it; `stop` may say how to go on
+        fail('; '.join(['interrupted', *map(str, stop.args)]), status=130)
     except BrokenPipeError:
         if not _nobody_reads():
             raise
@@ -114,18 +131,25 @@ def _half_on_cpu(error: Exception) -> str | None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that every tool around a runner has."""
     parser.add_argument('--work-dir', help='for logs and checkpoints (work_dirs/CONFIG)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='change the config, e.g. data_root=/data/coco train_dataloader.batch_size=4',
-    )
+    add_cfg_options(parser)
     parser.add_argument('--no-check', action='store_true', help='skip the checks of data')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes it, torchrun sets the environment variable
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every tool that reads a config has."""
+    from support.options import OptionsAction  # reads this module
+
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=OptionsAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='change the config, e.g. data_root=/data/coco train_dataloader.batch_size=4',
+    )
 
 
 def weights_file(path: str, what: str) -> str:
