@@ -70,9 +70,7 @@ class ManhattanAttention:
 
     def prepare(self, x: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The function ``(q, k, v) -> out`` for the grid, device and dtype of x (B, H, W, C)."""
-        B, H, W, _ = x.shape
-        if not B:
-            return nothing
+        _, H, W, _ = x.shape
         kind = x.device.type
         amp = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if amp else x.dtype
@@ -81,11 +79,6 @@ class ManhattanAttention:
             chosen, self.head_dim, self.heads, self.span, H, W, self.axial, x.device
         )
         return partial(IMPLEMENTATIONS[chosen].attend, tables=tables, axial=self.axial)
-
-
-def nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The attention of no image: empty like each, and for the backward pass made of all."""
-    return q + k + v
 
 
 # --- the choice ----------------------------------------------------------------------------------
@@ -134,9 +127,8 @@ def _tell(device: torch.device, chosen: str, passed_over: str) -> None:
 
 # --- the tables ----------------------------------------------------------------------------------
 
-CACHED_BYTES = 256 * 2**20
-"""Of all tables kept. One grid's take at most a quarter, so that there is room for four stages; the
-plain formula's decay at full size takes more and is made anew."""
+CACHED_TABLES = 16  # four stages of four sizes
+CACHED_BYTES = 64 * 2**20  # of one entry; the plain formula's decay is beyond it
 
 _cache: OrderedDict[tuple, Tables] = OrderedDict()
 _cache_lock = threading.Lock()
@@ -173,13 +165,9 @@ def grid_tables(
             return _cache[key]
     with torch.inference_mode(False), torch.no_grad():
         tables = make()
-    if _bytes(tables) <= CACHED_BYTES / 4:
+    if sum(t.untyped_storage().nbytes() for t in tables) <= CACHED_BYTES:
         with _cache_lock:
             _cache[key] = tables
-            while sum(map(_bytes, _cache.values())) > CACHED_BYTES:
+            while len(_cache) > CACHED_TABLES:
                 _cache.popitem(last=False)
     return tables
-
-
-def _bytes(tables: Tables) -> int:
-    return sum(t.untyped_storage().nbytes() for t in tables)
