@@ -2,10 +2,9 @@
 """Train a detector or a segmentor from a config."""
 
 import argparse
-import os
 
 from support import checks, cli
-from support.config import build_runner, check_work_dir, load_config
+from support.config import build_runner, load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,7 +25,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    check_work_dir(cfg)
     if args.amp and not cfg.optim_wrapper.get('type', 'OptimWrapper').startswith('Amp'):
         cfg.optim_wrapper.type = 'AmpWhereAvailable'
     if args.resume:
@@ -40,13 +38,8 @@ def main() -> None:
 
     runner = build_runner(cfg)
     checks.build_loops(runner, ('train', 'val'))
-    try:
-        with checks.naming_label_maps(cfg, ('train', 'val')):
-            runner.train()
-    except KeyboardInterrupt as stop:
-        if not os.path.exists(os.path.join(cfg.work_dir, 'last_checkpoint')):
-            raise
-        raise KeyboardInterrupt('training goes on from its last checkpoint with --resume') from stop
+    with checks.naming_label_maps(cfg, ('train', 'val')):
+        runner.train()
 
 
 if __name__ == '__main__':
