@@ -42,7 +42,7 @@ def run(target: Callable[..., object], *args: object, processes: int = 1) -> lis
             arguments = (target, args, variables | own, said[rank])
             started.append(_CONTEXT.Process(target=_main, args=arguments))
             started[-1].start()
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         for process in started:
             process.join(max(0, deadline - time.monotonic()))
         late = [process for process in started if process.is_alive()]
