@@ -95,6 +95,15 @@ def test_heads_of_segmentors(model: dict, refuses: bool) -> None:
     assert refused(model, 'mmseg') == refuses
 
 
+@pytest.mark.parametrize(('number', 'refuses'), [(80, False), (133, True)])
+def test_heads_of_panoptic_detectors_tell_things_apart(number: int, refuses: bool) -> None:
+    init_default_scope('mmdet')
+    leaf = checks.Leaf('data', dict(type='CocoPanopticDataset'))
+    assert len(leaf.classes) == 133
+    model = dict(roi_head=dict(bbox_head=dict(num_classes=number)))
+    assert refused(model, 'mmdet', len(leaf.head_classes)) == refuses
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
 def test_every_config_of_the_packages_passes(scope: str) -> None:
@@ -116,7 +125,7 @@ def test_every_config_of_the_packages_passes(scope: str) -> None:
             for key, dataset in checks.leaves(loader.dataset, 'data'):
                 leaf = checks.Leaf(key, dataset)
                 try:
-                    check_heads(cfg, path.name, leaf.classes)
+                    check_heads(cfg, path.name, leaf.head_classes)
                 except checks.UserError as error:
                     wrong.append(f'{path.name}: {error}')
     assert wrong == []

@@ -100,7 +100,7 @@ def _check_samples(
     """Check the classes, the images and the label maps of a data set; say what is in it."""
     listable = listing.is_listable(leaf)
     infos = listing.infos(leaf) if listable else []
-    check_heads(cfg, leaf.key, leaf.classes)
+    check_heads(cfg, leaf.key, leaf.head_classes)
     if file and not file.whole:
         samples.check(cfg, leaf, listing.of_rows(leaf, file.images))
         _say(leaf, f'{leaf.path} is large: only its beginning was looked at')

@@ -135,6 +135,13 @@ class Leaf:
             raise UserError(f'{place}: names {twice!r} twice; name each class once')
         return list(classes)
 
+    @property
+    def head_classes(self) -> list[str] | None:
+        """The classes that a head of objects tells apart: of a panoptic data set, the things."""
+        metainfo = {**getattr(self.kind, 'METAINFO', {}), **(self.config.get('metainfo') or {})}
+        things = metainfo.get('thing_classes')
+        return list(things) if things and 'CocoPanopticDataset' in self.family else self.classes
+
 
 def _reads_files(step: Any) -> bool:
     """Whether a transform reads an image or annotations of what a data set lists, and only that."""
