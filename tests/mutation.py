@@ -12,6 +12,7 @@ import difflib
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -59,6 +60,8 @@ class Mutant:
         assert data[self.start : end].decode() == self.old
         return (data[: self.start] + self.new.encode() + data[end:]).decode()
 
+
+VERDICTS = {False: 'killed', True: 'SURVIVED', None: 'undecided'}
 
 # --- the mutants of a file -----------------------------------------------------------------------
 
@@ -151,8 +154,11 @@ def tests_of(file: str, root: Path) -> list[str]:
     return [str(test.relative_to(root)) for test in tests]
 
 
-def survives(mutant: Mutant, tree: Path, work: Path, limit: float) -> tuple[bool, str]:
-    """Whether all tests pass; and what ended them. ``tree`` is as it was afterwards."""
+def survives(mutant: Mutant, tree: Path, work: Path, limit: int) -> tuple[bool | None, str]:
+    """Whether all tests pass, None where nobody knows; and what ended them.
+
+    ``tree`` is afterwards as it was.
+    """
     file = tree / mutant.file
     source = file.read_text()
     cache = work / 'cache'  # of compiled kernels: a mutant may spoil it
@@ -164,17 +170,23 @@ def survives(mutant: Mutant, tree: Path, work: Path, limit: float) -> tuple[bool
         file.write_text(source)
         shutil.rmtree(cache)
     if status is None:
-        return False, 'time is up'
+        return None, 'the tests wait for something'
+    if status == -signal.SIGXCPU:
+        return False, f'more than {limit} s of processor time'
     lines = (work / 'output').read_text(errors='replace').splitlines()
     first = [line for line in lines if line.startswith(('FAILED', 'ERROR'))]
     return status == 0, first[0][:160] if first else f'exit status {status}'
 
 
-def run(tests: list[str], tree: Path, work: Path, limit: float) -> int | None:
-    """pytest's exit status, None where the time was up. A fork: the imports are made."""
+def run(tests: list[str], tree: Path, work: Path, limit: int) -> int | None:
+    """pytest's exit status, None where it does not end. A fork: the imports are made.
+
+    The limit is of processor time: a machine that is busy kills no mutant.
+    """
     child = os.fork()
     if child == 0:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 5))
         output = os.open(work / 'output', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -182,13 +194,14 @@ def run(tests: list[str], tree: Path, work: Path, limit: float) -> int | None:
         path = os.pathsep.join(filter(None, [str(tree), os.environ.get('PYTHONPATH')]))
         cache = str(work / 'cache')
         os.environ.update(PYTHONPATH=path, XDG_CACHE_HOME=cache, PYTHONDONTWRITEBYTECODE='1')
+        os.environ['PYTEST_XDIST_WORKER'] = 'gw0'  # tests/conftest.py: one thread
         sys.path.insert(0, str(tree))
         sys.dont_write_bytecode = True
         import pytest
 
         options = ['-x', '-q', '--no-header', '-p', 'no:cacheprovider', '--tb=no']
         os._exit(pytest.main([*options, f'--basetemp={work}/tmp', *tests]))
-    until = time.monotonic() + limit
+    until = time.monotonic() + 20 * limit
     while time.monotonic() < until:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -234,7 +247,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='of the draw')
     parser.add_argument('--only', default='', help='a regular expression of files')
     parser.add_argument('--minutes', type=float, default=30, help='begin no mutant after that')
-    parser.add_argument('--limit', type=float, default=600, help='seconds a mutant')
+    parser.add_argument('--limit', type=int, default=300, help='seconds of the processor a mutant')
     parser.add_argument('--list', action='store_true', help='show the sample, run nothing')
     return parser.parse_args()
 
@@ -252,23 +265,23 @@ def main() -> int:
         print('\n'.join(shown(mutant, sources[mutant.file]) for mutant in drawn))
         return 0
     import_what_is_slow()
-    began, tried, survivors = time.monotonic(), 0, []
+    began, verdicts = time.monotonic(), dict.fromkeys(VERDICTS.values(), ())
     with tempfile.TemporaryDirectory(prefix='mutation-') as folder:
         work = Path(folder)
         tree = work / 'tree'
         shutil.copytree(root, tree, symlinks=True, ignore=shutil.ignore_patterns('.git', '.venv*'))
         compile_kernels(tree, work / 'clean-cache')
-        for mutant in drawn:
+        for i, mutant in enumerate(drawn):
             if time.monotonic() - began > 60 * args.minutes:
-                print(f'time is up: {len(drawn) - tried} not tried')
+                print(f'time is up: {len(drawn) - i} not tried')
                 break
             survived, ended = survives(mutant, tree, work, args.limit)
-            tried += 1
-            survivors += [mutant] if survived else []
-            verdict = 'SURVIVED' if survived else 'killed'
-            print(f'{verdict} {shown(mutant, sources[mutant.file])}\n    {ended}', flush=True)
-    print(f'\nkilled: {tried - len(survivors)} of {tried} ({1 - len(survivors) / tried:.0%})')
-    print('\n'.join(shown(mutant, sources[mutant.file]) for mutant in survivors))
+            verdicts[VERDICTS[survived]] += (mutant,)
+            place = shown(mutant, sources[mutant.file])
+            print(f'{VERDICTS[survived]} {place}\n    {ended}', flush=True)
+    killed, survivors, unknown = (len(each) for each in verdicts.values())
+    print(f'\nkilled: {killed} of {killed + survivors}, {unknown} undecided. Survivors:')
+    print('\n'.join(shown(mutant, sources[mutant.file]) for mutant in verdicts['SURVIVED']))
     return 0
 
 

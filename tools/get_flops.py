@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from support import cli
 from support.config import load_config
@@ -113,7 +113,7 @@ def main() -> None:
         help='input size; default 800 1280 for detection, 512 2048 for segmentation',
     )
     parser.add_argument('--json', action='store_true', help='print plain numbers as JSON')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    cli.add_cfg_options(parser)
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     args = parser.parse_args()
 

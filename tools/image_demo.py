@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import mmcv
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from mmengine.structures import BaseDataElement
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out-dir', default='predictions', help='(predictions)')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score shown (0.3)')
     parser.add_argument('--device', default=get_device(), help='cuda:0, cpu, ... (GPU if any)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    cli.add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
@@ -264,7 +264,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='(GPU if any)')
     parser.add_argument('--threads', type=int, default=0, help='of the CPU; 0: as PyTorch chooses')
     parser.add_argument('--json', type=Path, metavar='FILE', help='also write all seconds there')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    cli.add_cfg_options(parser)
     return parser.parse_args()
 
 

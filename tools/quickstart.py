@@ -17,7 +17,7 @@ from pathlib import Path
 import shapes_dataset
 import torch
 from coco_subset import read_coco, subset, write_coco
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import Runner
 from support import checks, cli, config, quickstart_pictures
 from support.files import atomic_write
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument('task', choices=TASKS)
     parser.add_argument('--data', help='a directory in the layout of COCO; detection only')
     parser.add_argument('--work-dir', help='for logs, weights and pictures')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    cli.add_cfg_options(parser)
     args = parser.parse_args()
     task = TASKS[args.task]
     if args.data and task.ade:

@@ -5,7 +5,7 @@ import argparse
 
 from mmengine.runner import Runner
 from support import checks, cli
-from support.config import build_runner, load_config
+from support.config import build_runner, check_work_dir, load_config
 from support.outputs import add_outputs, problems
 
 
@@ -32,6 +32,7 @@ def say_what_padding_does(runner: Runner) -> None:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    check_work_dir(cfg)
     cfg.load_from = cli.weights_file(args.checkpoint, 'checkpoint')
     add_outputs(cfg, args.out, args.show_dir)
     if not args.no_check:

@@ -2,9 +2,10 @@
 """Train a detector or a segmentor from a config."""
 
 import argparse
+import os
 
 from support import checks, cli
-from support.config import build_runner, load_config
+from support.config import build_runner, check_work_dir, load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,6 +26,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    check_work_dir(cfg)
     if args.amp and not cfg.optim_wrapper.get('type', 'OptimWrapper').startswith('Amp'):
         cfg.optim_wrapper.type = 'AmpWhereAvailable'
     if args.resume:
@@ -38,8 +40,13 @@ def main() -> None:
 
     runner = build_runner(cfg)
     checks.build_loops(runner, ('train', 'val'))
-    with checks.naming_label_maps(cfg, ('train', 'val')):
-        runner.train()
+    try:
+        with checks.naming_label_maps(cfg, ('train', 'val')):
+            runner.train()
+    except KeyboardInterrupt as stop:
+        if not os.path.exists(os.path.join(cfg.work_dir, 'last_checkpoint')):
+            raise
+        raise KeyboardInterrupt('training goes on from its last checkpoint with --resume') from stop
 
 
 if __name__ == '__main__':

@@ -1,5 +1,15 @@
 """What every config here has in common, whatever its task."""
 
+# Config files are read before `custom_imports`. (An import statement makes another kind of config.)
+try:
+    __import__('backbone.rmt')
+except ImportError as error:
+    raise ImportError(
+        f'{error}: another folder is taken for the package `backbone` of RMT-Downstream; put the '
+        "project's folder first on PYTHONPATH, or rename the other: "
+        f'{list(getattr(__import__("sys").modules.get("backbone"), "__path__", []))}'
+    ) from None
+
 # `backbone` registers RMT, `backbone.engine` the runner that understands the two keys below.
 custom_imports = dict(imports=['backbone', 'backbone.engine'], allow_failed_imports=False)
 runner_type = 'RMTRunner'
@@ -8,11 +18,5 @@ runner_type = 'RMTRunner'
 # The other key, `data_root`, stands in the data sets' bases.
 pretrained = None
 
-# Weights load completely or are refused; a resumed run goes on as if it had not stopped; a run that
-# is too short to learn warns, one that computes NaN ends.
-custom_hooks = [
-    dict(type='StrictLoadHook'),
-    dict(type='SeedByIterationHook'),
-    dict(type='ShortRunHook'),
-    dict(type='StopAtInvalidLossHook', patience=10),
-]
+# Weights load completely or are refused; a resumed run goes on as if it had not stopped.
+custom_hooks = [dict(type='StrictLoadHook'), dict(type='SeedByIterationHook')]

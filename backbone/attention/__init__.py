@@ -70,7 +70,9 @@ class ManhattanAttention:
 
     def prepare(self, x: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The function ``(q, k, v) -> out`` for the grid, device and dtype of x (B, H, W, C)."""
-        _, H, W, _ = x.shape
+        B, H, W, _ = x.shape
+        if not B:
+            return nothing
         kind = x.device.type
         amp = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if amp else x.dtype
@@ -79,6 +81,11 @@ class ManhattanAttention:
             chosen, self.head_dim, self.heads, self.span, H, W, self.axial, x.device
         )
         return partial(IMPLEMENTATIONS[chosen].attend, tables=tables, axial=self.axial)
+
+
+def nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The attention of no image: empty like each, and for the backward pass made of all."""
+    return q + k + v
 
 
 # --- the choice ----------------------------------------------------------------------------------
@@ -127,8 +134,9 @@ def _tell(device: torch.device, chosen: str, passed_over: str) -> None:
 
 # --- the tables ----------------------------------------------------------------------------------
 
-CACHED_TABLES = 16  # four stages of four sizes
-CACHED_BYTES = 64 * 2**20  # of one entry; the plain formula's decay is beyond it
+CACHED_BYTES = 256 * 2**20
+"""Of all tables kept. One grid's take at most a quarter, so that there is room for four stages; the
+plain formula's decay at full size takes more and is made anew."""
 
 _cache: OrderedDict[tuple, Tables] = OrderedDict()
 _cache_lock = threading.Lock()
@@ -165,9 +173,13 @@ def grid_tables(
             return _cache[key]
     with torch.inference_mode(False), torch.no_grad():
         tables = make()
-    if sum(t.untyped_storage().nbytes() for t in tables) <= CACHED_BYTES:
+    if _bytes(tables) <= CACHED_BYTES / 4:
         with _cache_lock:
             _cache[key] = tables
-            while len(_cache) > CACHED_TABLES:
+            while sum(map(_bytes, _cache.values())) > CACHED_BYTES:
                 _cache.popitem(last=False)
     return tables
+
+
+def _bytes(tables: Tables) -> int:
+    return sum(t.untyped_storage().nbytes() for t in tables)

@@ -1,26 +1,23 @@
 """What mmengine lacks to train and test RMT. The configs import it, ``import backbone`` never does.
 
-Importing it registers the runner, the hooks and the optimizer wrapper that the configs name, and
-puts the safe reader of weights behind mmengine's loaders.
+Importing it registers the runner, the hooks and the optimizer wrapper that the configs name, puts
+the safe reader of weights behind mmengine's loaders, and lets everybody's scripts honour the keys.
 """
 
+from . import entry as entry
 from . import loading as loading
 from .amp import amp_where_available
-from .checkpoints import WholeCheckpointHook
+from .explain import ConfigError
+from .hooks import MainProcessLoggerHook, SeedByIterationHook
 from .keys import apply_keys
-from .log import MainProcessLoggerHook
 from .runner import PortableRunner, RMTRunner
-from .seeding import SeedByIterationHook
-from .watch import ShortRunHook, StopAtInvalidLossHook
 
 __all__ = [
+    'ConfigError',
     'MainProcessLoggerHook',
     'PortableRunner',
     'RMTRunner',
     'SeedByIterationHook',
-    'ShortRunHook',
-    'StopAtInvalidLossHook',
-    'WholeCheckpointHook',
     'amp_where_available',
     'apply_keys',
 ]

@@ -4,21 +4,31 @@ import copy
 
 import torch
 from mmengine.config import Config
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.optim import OptimWrapper
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper, revert_sync_batchnorm
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from .amp import on_cpu
-from .keys import apply_keys
+from .explain import (
+    check_channels,
+    check_checkpoint_hook,
+    check_optimizer,
+    check_parts,
+    explained,
+)
+from .keys import apply_keys, lacks_weights
+from .quiet import parameters_in_one_line
+from .resume import Plan, checkpoint_beside, count_epochs_anew
 
 
 class PortableRunner(Runner):
     """mmengine's runner; also runs several processes without a GPU, and logs the learning rate.
 
     Without a GPU the processes talk through gloo, and SyncBN, which needs CUDA, becomes BN: each
-    process then normalises over its own images.
+    process then normalises over its own images. A mistake in the config is a
+    :class:`~backbone.engine.explain.ConfigError`, before anything is computed.
     """
 
     def setup_env(self, env_cfg: dict) -> None:
@@ -26,6 +36,12 @@ class PortableRunner(Runner):
         if self._launcher == 'pytorch' and on_cpu() and not torch.distributed.is_initialized():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        with explained(self.cfg, 'model'):
+            built = super().build_model(model)
+            check_channels(built, self.cfg)
+        return built
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """DDP on the CPU takes no ``device_ids``, and SyncBN does not run there."""
@@ -40,23 +56,74 @@ class PortableRunner(Runner):
             find_unused_parameters=self.cfg.get('find_unused_parameters', False),
         )
 
+    def register_hooks(
+        self, default_hooks: dict | None = None, custom_hooks: list | None = None
+    ) -> None:
+        with explained(self.cfg, 'default_hooks, custom_hooks'):
+            super().register_hooks(default_hooks, custom_hooks)
+            check_checkpoint_hook(self.hooks, self.save_checkpoint, self.cfg)
+
+    def build_optim_wrapper(self, optim_wrapper: OptimWrapper | dict) -> OptimWrapper:
+        """Build as mmengine does; what it logs a parameter stays in the log at level DEBUG."""
+        optimizer = optim_wrapper.get('optimizer') if isinstance(optim_wrapper, dict) else None
+        usual = optimizer if isinstance(optimizer, dict) else {}
+        with explained(self.cfg, 'optim_wrapper'), parameters_in_one_line(self.logger, usual):
+            built = super().build_optim_wrapper(optim_wrapper)
+            check_optimizer(built, self.cfg)
+        return built
+
+    def build_param_scheduler(self, scheduler: dict | list) -> list | dict:
+        with explained(self.cfg, 'param_scheduler'):
+            return super().build_param_scheduler(scheduler)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        with explained(self.cfg):
+            return super().build_train_loop(loop)
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        with explained(self.cfg):
+            return super().build_val_loop(loop)
+
+    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        with explained(self.cfg):
+            return super().build_test_loop(loop)
+
     def scale_lr(self, optim_wrapper: OptimWrapper, auto_scale_lr: dict | None = None) -> None:
         """Scale the learning rate with the batch as mmengine does, and log from what to what."""
         if not (auto_scale_lr or {}).get('enable'):
             return
-        base = optim_wrapper.optimizer.defaults['lr']
-        group = optim_wrapper.optimizer.param_groups[0]
-        before = group['lr']
+        several = isinstance(optim_wrapper, OptimWrapperDict)
+        wrappers = list(optim_wrapper.values()) if several else [optim_wrapper]
+        before = [wrapper.optimizer.param_groups[0]['lr'] for wrapper in wrappers]
         super().scale_lr(optim_wrapper, auto_scale_lr)
-        ratio = group['lr'] / before
-        if optim_wrapper.base_param_settings is not None:
-            # a group without parameters that shows in the log as base_lr; mmengine forgets it
-            optim_wrapper.base_param_settings['lr'] *= ratio
-        base_batch = auto_scale_lr['base_batch_size']
-        self.logger.info(
-            f'Learning rate: {base:g} at {base_batch} images a step -> {base * ratio:g} at '
-            f'{base_batch * ratio:g}.'
-        )
+        for wrapper, rate in zip(wrappers, before, strict=True):
+            base = wrapper.optimizer.defaults['lr']
+            ratio = wrapper.optimizer.param_groups[0]['lr'] / rate
+            if wrapper.base_param_settings is not None:
+                # a group without parameters that shows in the log as base_lr; mmengine forgets it
+                wrapper.base_param_settings['lr'] *= ratio
+            base_batch = auto_scale_lr['base_batch_size']
+            self.logger.info(
+                f'Learning rate: {base:g} at {base_batch} images a step -> {base * ratio:g} at '
+                f'{base_batch * ratio:g}.'
+            )
+
+    def train(self) -> nn.Module:
+        check_parts(self.model.module if is_model_wrapper(self.model) else self.model, self.cfg)
+        return super().train()
+
+    def load_or_resume(self) -> None:
+        """Load or resume; a work directory that was moved is no obstacle."""
+        if self._resume and self._load_from is None and not self._has_loaded:
+            self._load_from = checkpoint_beside(self.work_dir, self.logger)
+        super().load_or_resume()
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        """Resume as mmengine does, at the rate that the config says for this batch."""
+        plan = Plan(self.optim_wrapper, self.param_schedulers)
+        super().resume(filename, *args, **kwargs)
+        count_epochs_anew(self)
+        plan.take_effect(self.logger)
 
 
 @RUNNERS.register_module()
@@ -69,9 +136,8 @@ class RMTRunner(PortableRunner):
         return super().from_cfg(apply_keys(copy.deepcopy(cfg)))
 
     def train(self) -> nn.Module:
-        """Say so where the backbone starts from noise, then train."""
-        pretrained = self.cfg.model.backbone.get('init_cfg')
-        if not (pretrained or self._load_from or self._resume):
+        """Say so where a backbone starts from noise, then train."""
+        if lacks_weights(self.model) and not (self._load_from or self._resume):
             self.logger.warning(
                 'The backbone starts from scratch (random weights). For ImageNet weights, as in '
                 'the published recipe, give --cfg-options pretrained=FILE.'

@@ -25,7 +25,7 @@ def accelerate(model: nn.Module) -> None:
 
 
 def applies(x: Tensor, *passed_by: nn.Module) -> bool:
-    """Whether a shortcut may be taken: eager float32 on a CPU, no tensor in name only.
+    """Whether a shortcut may be taken: eager float32 on a CPU, a tensor with numbers in it.
 
     Args:
         passed_by: modules that the shortcut does not call, or whose output it overwrites. A hook on
@@ -34,6 +34,7 @@ def applies(x: Tensor, *passed_by: nn.Module) -> bool:
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor
+        and x.numel() > 0
         and x.device.type == 'cpu'
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled('cpu')

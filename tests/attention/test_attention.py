@@ -1,6 +1,7 @@
 """Every implementation of the attention equals the formula, and tables are made once a size."""
 
 import copy
+import math
 import pickle
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from oracle import manhattan_attention
 
 from backbone import RMT, attention
 from backbone.attention import IMPLEMENTATIONS, NAMES, ManhattanAttention, cpu
+from backbone.attention.positions import decay_rates, rotary_angles
 
 CPU = torch.device('cpu')
 KINDS = {'whole': False, 'axial': True}
@@ -146,6 +148,15 @@ def test_a_batch_is_its_images_one_by_one(kind, name, device):
 
 
 @every_pair
+def test_no_image_gives_nothing_in_both_directions(kind, name, device):
+    tensors = [t.requires_grad_() for t in inputs((0, 6, 7, 2, 8), device=device)]
+    out = attend(kind, name, *tensors)
+    assert out.shape == (0, 6, 7, 2, 8)
+    gradients = torch.autograd.grad(out.sum(), tensors)
+    assert [g.shape for g in gradients] == 3 * [out.shape]
+
+
+@every_pair
 def test_layout_of_the_inputs_does_not_matter(kind, name, device):
     q, k, v = inputs((2, 6, 7, 2, 8), device=device)
     turned = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in (q, k, v)]
@@ -194,8 +205,33 @@ def test_kernel_does_not_take_tensors_of_another_device():
         stage('kernel', (2, 8), axial=True).prepare(torch.zeros(1, 4, 6, 16, device='meta'))
 
 
-def test_auto_takes_the_kernel_on_a_cpu():
-    assert attention.choose('auto', CPU, torch.float32, 16) == 'kernel'
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_auto_takes_the_kernel_on_a_cpu(dtype):
+    assert attention.FASTEST['cpu'][0] == 'kernel'
+    assert attention.choose('auto', CPU, dtype, 16) == 'kernel'
+
+
+def test_auto_computes_by_the_kernel_on_a_cpu(monkeypatch):
+    called, call = [], cpu.build.call
+    monkeypatch.setattr(cpu.build, 'call', lambda *a: called.append(a[0]) or call(*a))
+    attend('whole', 'auto', *inputs((1, 4, 6, 2, 8)))
+    assert called == ['rmt_forward']
+
+
+@pytest.mark.parametrize('kind', ['cpu', 'cuda', 'xpu', 'mps'])
+def test_auto_takes_the_first_of_the_fastest_that_can_and_never_the_formula(kind, monkeypatch):
+    # who can run is played: no device of the kind is needed
+    order = attention.FASTEST.get(kind, ('fused',))
+    assert order[-1] == 'fused'
+    assert 'naive' not in order
+    cannot = set()
+    for name, module in IMPLEMENTATIONS.items():
+        monkeypatch.setattr(
+            module, 'supports', lambda *_, name=name: 'not today' if name in cannot else ''
+        )
+    for best in order:
+        assert attention.choose('auto', torch.device(kind, 0), torch.float16, 16) == best
+        cannot.add(best)
 
 
 @pytest.mark.parametrize('kind', ['cuda', 'xpu'])
@@ -298,6 +334,61 @@ def test_kernel_runs_in_a_process_that_unpickled_the_model(tmp_path):
         torch.testing.assert_close(torch.load(out), model(x))
 
 
+# --- what they know of places --------------------------------------------------------------------
+
+
+def test_decay_and_angles_are_the_numbers_of_the_paper():
+    # log(1 - 2^(-2 - 4 m / 4)), m = 0..3, and 10000^(-j / 3), j = 0..3, worked out by hand
+    rates = [-0.2876820724517809, -0.1335313926245226, -0.0645385211375711, -0.0317486983145803]
+    torch.testing.assert_close(decay_rates(4, 4), torch.tensor(rates), rtol=1e-6, atol=0)
+    rates = [-0.2876820724517809, -0.0925411993846204, -0.0317486983145803, -0.0111100319371975]
+    torch.testing.assert_close(decay_rates(4, 6), torch.tensor(rates), rtol=1e-5, atol=0)
+    angles = [1.0, 0.0464158883361278, 0.0021544346900319, 0.0001]
+    torch.testing.assert_close(rotary_angles(8), torch.tensor(angles), rtol=1e-6, atol=0)
+
+
+@every_pair
+def test_attention_is_the_formula_written_out_in_plain_numbers(kind, name, device):
+    H, W, n, d = 2, 3, 2, 4
+    q, k, v = inputs((1, H, W, n, d), device=device)
+    out = attend(kind, name, q, k, v)[0].flatten(0, 1).tolist()  # [place][head][channel]
+    q, k, v = (t[0].flatten(0, 1).tolist() for t in (q, k, v))
+    turned = [[[turn(x[p][m], p, d) for m in range(n)] for p in range(H * W)] for x in (q, k)]
+    for m in range(n):
+        rate = math.log(1 - 2 ** (-2 - SPAN * m / n))
+        values = [v[p][m] for p in range(H * W)]
+        for inside in ('row', 'column') if kind == 'axial' else ('all',):
+            values = [weigh(*turned, values, p, m, rate, W, inside) for p in range(H * W)]
+        for p in range(H * W):
+            assert out[p][m] == pytest.approx(values[p], abs=2e-6)
+
+
+def turn(x, place, d):
+    out = []
+    for j in range(d // 2):
+        angle = place * 10000 ** -(j / (d // 2 - 1))
+        a, b = x[2 * j], x[2 * j + 1]
+        out += [
+            a * math.cos(angle) - b * math.sin(angle),
+            b * math.cos(angle) + a * math.sin(angle),
+        ]
+    return out
+
+
+def weigh(q, k, values, place, head, rate, W, inside):
+    row, column = divmod(place, W)
+    total, result = 0.0, [0.0] * len(values[0])
+    for other in range(len(values)):
+        rows, columns = abs(other // W - row), abs(other % W - column)
+        if (inside == 'row' and rows) or (inside == 'column' and columns):
+            continue
+        score = sum(a * b for a, b in zip(q[place][head], k[other][head], strict=True))
+        weight = math.exp(score / len(values[0]) ** 0.5 + rate * (rows + columns))
+        total += weight
+        result = [r + weight * x for r, x in zip(result, values[other], strict=True)]
+    return [r / total for r in result]
+
+
 # --- the cache -----------------------------------------------------------------------------------
 
 
@@ -318,18 +409,36 @@ def test_tables_of_a_size_are_made_once(cache):
     assert len(cache) == 2
 
 
-def test_cache_is_bounded_in_number_and_drops_the_oldest(cache):
+def kept_bytes(cache):
+    return sum(t.untyped_storage().nbytes() for tables in cache.values() for t in tables)
+
+
+def test_cache_is_bounded_in_bytes_and_drops_what_was_longest_unused(cache, monkeypatch):
     first = grid_tables()
-    for W in range(7, 7 + 2 * attention.CACHED_TABLES):
-        grid_tables(W=W)
+    monkeypatch.setattr(attention, 'CACHED_BYTES', 20 * kept_bytes(cache))
+    for W in range(7, 17):
+        other = grid_tables(W=W)
+        assert grid_tables(W=W)[0] is other[0]  # the newest is kept
         assert grid_tables()[0] is first[0]  # used all along: stays
-    assert len(cache) == attention.CACHED_TABLES
+        assert kept_bytes(cache) <= attention.CACHED_BYTES
+    assert 2 < len(cache) < 11
+
+
+def test_cache_has_room_for_the_largest_images_and_is_no_larger_than_said(cache):
+    assert attention.CACHED_BYTES == 256 * 2**20
+    with torch.device('meta'):
+        model = RMT('tiny', attention='fused')
+    for i, stage in enumerate(model.layers):
+        stage.attention.prepare(torch.zeros(1, 1, 1, 1).expand(1, 200 >> i, 334 >> i, 1))
+    assert len(cache) == 4
 
 
 def test_cache_does_not_keep_large_tables(cache, monkeypatch):
-    monkeypatch.setattr(attention, 'CACHED_BYTES', 1000)
+    small = grid_tables()
+    monkeypatch.setattr(attention, 'CACHED_BYTES', 8 * kept_bytes(cache))
     assert grid_tables('naive', 20, 20, axial=False)[2].numel() == 2 * 400 * 400
-    assert not cache
+    assert grid_tables()[0] is small[0]
+    assert len(cache) == 1
 
 
 @pytest.mark.parametrize('name', IMPLEMENTATIONS)
@@ -356,8 +465,9 @@ def test_tables_made_in_inference_mode_serve_training(cache):
         attend(kind, name, q, k, v).sum().backward()
 
 
-def test_cache_serves_threads_at_once(cache):
+def test_cache_serves_threads_at_once(cache, monkeypatch):
     expected = {W: attend('axial', 'auto', *inputs((1, 4, W, 2, 8))) for W in range(3, 30)}
+    monkeypatch.setattr(attention, 'CACHED_BYTES', kept_bytes(cache) // 2)
     cache.clear()
     wrong = []
 
@@ -372,7 +482,7 @@ def test_cache_serves_threads_at_once(cache):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert len(cache) == attention.CACHED_TABLES
+    assert 0 < kept_bytes(cache) <= attention.CACHED_BYTES
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -1,9 +1,15 @@
 """The kernel of the attention at the limits of its shortcuts, on every instruction set."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from released_files import MINI
 from torch import Tensor
 
+from backbone import RMT
 from backbone.attention import cpu
 from backbone.kernels import build
 
@@ -96,6 +102,31 @@ def test_width_of_a_head_needs_no_whole_vector(mode, d):
     wanted = [expected, *torch.autograd.grad(expected, doubles, weight.double())]
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_call_of_a_process_may_be_the_operators(tmp_path):
+    # a copy of an unpickled model, and the bare operator: nobody has asked for the kernels before
+    arch = MINI | dict(channels=(12,) * 4, heads=(2,) * 4)  # 6 channels a head
+    model = RMT(arch, out_indices=(0, 2), attention='kernel').eval()
+    image, q = torch.randn(1, 3, 32, 48), torch.randn(3, 1, 5, 7, 2, 18)
+    tables = cpu.tables(18, torch.tensor([-0.1, -0.4]), 5, 7, axial=True)
+    torch.save([model, image, q, tables], tmp_path / 'given.pt')
+    code = """if True:
+        import copy, sys, torch
+        import backbone.attention.cpu
+        model, image, q, tables = torch.load(sys.argv[1], weights_only=False)
+        out = [torch.ops.rmt.attention(*q, *tables, mode) for mode in range(3)]
+        with torch.no_grad():
+            torch.save([out, copy.deepcopy(model)(image)], sys.argv[2])
+    """
+    files = tmp_path / 'given.pt', tmp_path / 'out.pt'
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, '-c', code, *files], cwd=root, check=True)
+    out, features = torch.load(files[1])
+    for mode in range(3):
+        torch.testing.assert_close(out[mode], cpu.attention(*q, *tables, mode))
+    with torch.no_grad():
+        torch.testing.assert_close(features, model(image))
 
 
 @pytest.fixture

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from released_files import MINI
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import backbone
+from backbone import RMT, attention
 from backbone.attention import cpu
 from backbone.kernels import build
 
@@ -263,6 +265,25 @@ def test_operators_on_tensors_without_storage_run_and_compile_nothing(device, no
     assert [t.shape for t in (out, *grads)] == 4 * [q.shape]
     assert lse.shape == (4 * 6 * 2,)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('training', [False, True])
+def test_a_model_that_lives_elsewhere_compiles_nothing_and_does_not_speak_of_it(
+    training, no_kernels, monkeypatch
+):
+    no_kernels('no-such-compiler')
+    told = []
+    monkeypatch.setattr(attention, '_told', set())
+    monkeypatch.setattr(attention, 'print_log', lambda text, **_: told.append(text))
+    model = RMT(MINI).train(training).to('meta')
+    with torch.set_grad_enabled(training):
+        features = model(torch.zeros(2, 3, 64, 64, device='meta'))
+        if training:
+            sum(f.sum() for f in features).backward()
+    attention.choose('auto', torch.device('cuda', 0), torch.float16, 16)
+    assert not build._problem  # nobody has asked
+    assert len(told) == 2
+    assert not [line for line in told if 'kernel' in line]
 
 
 @pytest.mark.parametrize('mode', [0, 1, 2])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DET_CONFIG, ROOT, SEG_CONFIG, call_tool, run_command
+from conftest import DET_CONFIG, ROOT, SEG_CONFIG, call_tool, load_tool, run_command
 
 NO_OPTIMIZER = 'default_hooks.checkpoint.save_optimizer=False'  # not to write 400 MB
 
@@ -55,6 +55,27 @@ def test_resumes_at_the_right_epoch(
     assert run_tool('train', DET_CONFIG, *arguments) == 0
     assert 'resumed epoch: 1, iter: 2' in logged(trained)
     assert steps(trained) == ['[2][1/2]', '[2][2/2]']
+
+
+@pytest.mark.parametrize('saved', [False, True])
+def test_interrupted_training_says_how_to_go_on_where_it_can(
+    saved: bool, tmp_path: Path, run_tool: Callable[..., int], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    class Stopped:
+        def train(self) -> None:
+            if saved:
+                (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+            raise KeyboardInterrupt
+
+    tool = load_tool('train')
+    monkeypatch.setattr(tool, 'build_runner', lambda cfg: Stopped())
+    monkeypatch.setattr(tool.checks, 'check_data', lambda *_: None)
+    monkeypatch.setattr(tool.checks, 'build_loops', lambda *_: None)
+    assert run_tool('train', DET_CONFIG, '--work-dir', tmp_path) == 130
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith('error: interrupted')
+    assert ('--resume' in line) == saved
 
 
 def test_segmentation_trains_and_evaluates_with_the_same_tool(

@@ -5,23 +5,18 @@ traceback as well. In a distributed run one process of each machine speaks.
 """
 
 import argparse
-import json
 import logging
 import os
 import re
 import select
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from mmengine.config import DictAction
-
+from backbone.engine import ConfigError
 from backbone.weights.match import CheckpointError
-
-LOST_PEER = 3  # as in support/launch.py
 
 
 class UserError(Exception):
@@ -35,13 +30,26 @@ def one_line(error: object) -> str:
     return ' '.join(str(text).split())
 
 
+# where launchers say which process of its machine this is: torchrun, srun, Open MPI, MPICH and
+# Intel's MPI, MVAPICH, Cray's PALS
+_LOCAL_RANKS = (
+    'LOCAL_RANK',
+    'SLURM_LOCALID',
+    'OMPI_COMM_WORLD_LOCAL_RANK',
+    'MPI_LOCALRANKID',
+    'MV2_COMM_WORLD_LOCAL_RANK',
+    'PALS_LOCAL_RANKID',
+)
+
+
+def local_rank() -> int:
+    """Which process of this machine this is, from 0; 0 where no launcher says."""
+    return next((int(os.environ[n]) for n in _LOCAL_RANKS if os.environ.get(n, '').isdigit()), 0)
+
+
 def fail(message: str, every_process: bool = False, status: int = 2) -> NoReturn:
-    """End with one line on stderr and an exit status."""
-    if path := os.environ.get('TORCHELASTIC_ERROR_FILE'):  # where torchrun asks why
-        with open(path, 'w') as file:
-            json.dump({'message': message, 'timestamp': int(time.time())}, file)
-    launched = path and 'RMT_LAUNCHED' in os.environ  # then support/launch.py prints it, once
-    if not launched and (every_process or os.environ.get('LOCAL_RANK', '0') == '0'):
+    """End with one line on stderr, exit status 2 where it is the user's to put right."""
+    if every_process or local_rank() == 0:
         print(f'error: {message}', file=sys.stderr, flush=True)
     sys.exit(status)
 
@@ -52,11 +60,12 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
         sys.stdout.flush()
-    except (UserError, CheckpointError, FloatingPointError) as error:  # the last: a loss is NaN
+    except (UserError, CheckpointError, ConfigError) as error:
         _show_traceback()
         fail(one_line(error))
-    except KeyboardInterrupt:
-        fail('interrupted; training goes on from its last checkpoint with --resume')
+    except KeyboardInterrupt as stop:
+        # 128 + SIGINT, as shells count it; `stop` may say how to go on
+        fail('; '.join(['interrupted', *map(str, stop.args)]), status=130)
     except BrokenPipeError:
         if not _nobody_reads():
             raise
@@ -64,9 +73,7 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)  # what a shell says of any command in `| head`
     except Exception as error:
-        message = _unreadable_file(error) or _half_on_cpu(error) or _killed_worker(error)
-        if message is None and _lost_peer(error):
-            fail('another process of this run has ended', status=LOST_PEER)
+        message = _unreadable_file(error) or _half_on_cpu(error)
         if message is None:
             raise
         _show_traceback()
@@ -121,40 +128,28 @@ def _half_on_cpu(error: Exception) -> str | None:
     )
 
 
-def _killed_worker(error: BaseException | None) -> str | None:
-    """The line for a dataloader's worker that a signal has ended; it can say nothing itself."""
-    while error:
-        if found := re.search(r'DataLoader worker .*is killed by signal: ([^.]+)\.', str(error)):
-            number = next((n for n in signal.valid_signals() if signal.strsignal(n) == found[1]), 0)
-            hint = {
-                signal.SIGKILL: ' (out of memory?): fewer num_workers or a smaller batch need less',
-                signal.SIGBUS: ': there is too little shared memory (/dev/shm; docker: --shm-size)',
-            }.get(number, '')
-            return f'a dataloader worker was killed by signal {int(number)}, {found[1]}{hint}'
-        error = error.__cause__ or error.__context__
-    return None
-
-
-def _lost_peer(error: Exception) -> bool:
-    """Whether another process of a run without GPUs is gone."""
-    return bool(re.search(r'Connection (closed|reset) by peer', str(error)))
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that every tool around a runner has."""
     parser.add_argument('--work-dir', help='for logs and checkpoints (work_dirs/CONFIG)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='change the config, e.g. data_root=/data/coco train_dataloader.batch_size=4',
-    )
+    add_cfg_options(parser)
     parser.add_argument('--no-check', action='store_true', help='skip the checks of data')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torch.distributed.launch passes it, torchrun sets the environment variable
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every tool that reads a config has."""
+    from support.options import OptionsAction  # reads this module
+
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=OptionsAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='change the config, e.g. data_root=/data/coco train_dataloader.batch_size=4',
+    )
 
 
 def weights_file(path: str, what: str) -> str:

@@ -13,28 +13,13 @@ from mmengine.config import utils as config_utils
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from backbone.engine import PortableRunner, apply_keys
-from support.cli import UserError, one_line
+from backbone.engine import ConfigError, PortableRunner, apply_keys
+from support.cli import UserError, local_rank, one_line
+from support.options import merge
 from support.paths import ROOT
 
-# top-level keys that a runner reads though a config may not have them yet
-_OPTIONAL_KEYS = {
-    'auto_scale_lr', 'custom_hooks', 'data_root', 'default_hooks', 'env_cfg', 'experiment_name',
-    'find_unused_parameters', 'launcher', 'load_from', 'log_level', 'log_processor',
-    'model_wrapper_cfg', 'optim_wrapper', 'param_scheduler', 'pretrained', 'randomness', 'resume',
-    'sync_bn', 'test_cfg', 'test_dataloader', 'test_evaluator', 'train_cfg', 'train_dataloader',
-    'val_cfg', 'val_dataloader', 'val_evaluator', 'visualizer', 'work_dir',
-}  # fmt: skip
-
-# the smallest sensible value of what people change most
-_LEAST = {
-    'train_cfg.max_epochs': 1,
-    'train_cfg.max_iters': 1,
-    'train_cfg.val_interval': 1,
-    'auto_scale_lr.base_batch_size': 1,
-    **{f'{split}_dataloader.batch_size': 1 for split in ('train', 'val', 'test')},
-    **{f'{split}_dataloader.num_workers': 0 for split in ('train', 'val', 'test')},
-}
+NEAR = 0.8
+"""How alike the name of a config must be to one that there is, from 0 to 1, to be taken for it."""
 
 _load_once = functools.cache(config_utils.load)
 
@@ -61,7 +46,7 @@ def from_file(path: str | os.PathLike, **options: bool) -> Config:
 
 def load_config(args: argparse.Namespace) -> Config:
     """:func:`read_config`, with the launcher and a work directory for a runner."""
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank or local_rank()))
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     name = Path(args.config).stem
@@ -84,53 +69,43 @@ def read_config(name: str, options: dict) -> Config:
         reason = f'{type(error).__name__}: {one_line(error)}'
         raise UserError(f'{path}: not a config: {reason}') from error
     merge(cfg, options)
-    return apply_keys(cfg)
+    try:
+        return apply_keys(cfg)
+    except ValueError as error:
+        raise UserError(f'{path}: {one_line(error)}') from error
 
 
 def find_config(name: str) -> str:
-    """Path of a config file given by the user; names the nearest where there is none."""
+    """Path of a config file given by the user; where there is none, names what is near."""
     for path in (Path(name), ROOT / name):
         if path.is_file():
             return str(path)
+    where = f'{name}: no such config file (from {os.getcwd()})'
     ours = {
-        str(p.relative_to(ROOT)) for p in ROOT.glob('*_configs/**/*.py') if '_base_' not in p.parts
+        p.stem: str(p.relative_to(ROOT))
+        for p in ROOT.glob('*_configs/**/*.py')
+        if '_base_' not in p.parts
     }
-    near = difflib.get_close_matches(Path(name).stem, [Path(p).stem for p in ours], 1, 0.0)
-    hint = next((p for p in ours if near and Path(p).stem == near[0]), 'det_configs/')
-    raise UserError(f'{name}: no such config file (from {os.getcwd()}); did you mean {hint}?')
+    folder = Path(name).parent
+    beside = {p.stem: str(p) for p in folder.glob('*.py')} if folder != Path(name) else {}
+    stem = Path(name).name.removesuffix('.py')
+    if near := difflib.get_close_matches(stem, [*beside, *ours], 1, NEAR):
+        raise UserError(f'{where}; did you mean {beside.get(near[0]) or ours[near[0]]}?')
+    inside = sorted(beside.values() or (p for p in ours.values() if Path(p).parent == folder))
+    if inside:
+        raise UserError(f'{where}; {folder} holds {", ".join(Path(p).name for p in inside)}')
+    raise UserError(f'{where}; the configs are in det_configs/ and seg_configs/')
 
 
-def merge(cfg: Config, options: dict) -> None:
-    """Change ``cfg`` as ``--cfg-options`` says; refuse what can not be meant."""
-    for key in options:
-        top = key.split('.')[0]
-        known = set(cfg) | _OPTIONAL_KEYS
-        if top not in known:
-            near = difflib.get_close_matches(top, known, 1)
-            hint = f'; did you mean {near[0]}?' if near else ''
-            raise UserError(f'--cfg-options {key}: the config has no {top}{hint}')
-    for key, value in options.items():
-        if isinstance(value, list) and isinstance(_at(cfg, key), tuple):
-            value = tuple(value)  # scale=1333,800 means (1333, 800): mmcv refuses the list
-        try:
-            cfg.merge_from_dict({key: value})
-        except (KeyError, TypeError, ValueError, AssertionError, IndexError) as error:
-            raise UserError(f'--cfg-options {key}={value}: {one_line(error)}') from error
-    for key, least in _LEAST.items():
-        value = _at(cfg, key)
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise UserError(f'{key}={value}: must be a whole number of at least {least}')
-
-
-def _at(cfg: Config, dotted: str) -> object:
-    """The value at a dotted key, None where there is none."""
-    node = cfg
-    for name in dotted.split('.'):
-        if isinstance(node, (list, tuple)):
-            node = node[int(name)] if name.isdigit() and int(name) < len(node) else None
-        else:
-            node = node.get(name) if isinstance(node, (dict, Config)) else None
-    return node
+def check_work_dir(cfg: Config) -> None:
+    """Refuse a work directory that cannot be made or written to, and make nothing yet."""
+    wanted = place = Path(cfg.work_dir).expanduser().absolute()
+    while not place.exists() and not place.is_symlink():
+        place = place.parent
+    if not place.is_dir():
+        raise UserError(f'work_dir {wanted}: {place} is no directory; name another by --work-dir')
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f'work_dir {wanted}: {place} cannot be written; name another by --work-dir')
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -139,5 +114,11 @@ def build_runner(cfg: Config) -> Runner:
         if 'runner_type' in cfg:
             return RUNNERS.build(cfg)
         return PortableRunner.from_cfg(cfg)
-    except (ValueError, TypeError, KeyError, AssertionError, ImportError, OSError) as error:
+    except ConfigError as error:
+        raise UserError(f'{cfg.filename}: {one_line(error)}') from error
+    except OSError as error:
+        if error.filename and Path(error.filename).is_relative_to(Path(cfg.work_dir).absolute()):
+            raise UserError(f'work_dir {cfg.work_dir}: {one_line(error)}') from error
+        raise UserError(f'{cfg.filename}: cannot be built: {one_line(error)}') from error
+    except (ValueError, TypeError, KeyError, AssertionError, ImportError) as error:
         raise UserError(f'{cfg.filename}: cannot be built: {one_line(error)}') from error

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from backbone.engine import ConfigError
 from backbone.weights.match import CheckpointError
 from support.checks import listing, samples
 from support.checks.coco import check_coco
@@ -52,7 +53,7 @@ def build_loops(runner: Runner, splits: Sequence[str]) -> None:
             continue
         try:
             getattr(runner, f'{split}_loop')
-        except (UserError, CheckpointError):
+        except (UserError, CheckpointError, ConfigError):
             raise
         except Exception as error:
             raise UserError(
