@@ -18,5 +18,11 @@ runner_type = 'RMTRunner'
 # The other key, `data_root`, stands in the data sets' bases.
 pretrained = None
 
-# Weights load completely or are refused; a resumed run goes on as if it had not stopped.
-custom_hooks = [dict(type='StrictLoadHook'), dict(type='SeedByIterationHook')]
+# Weights load completely or are refused; a resumed run goes on as if it had not stopped; a run that
+# is too short to learn warns, one that computes NaN ends.
+custom_hooks = [
+    dict(type='StrictLoadHook'),
+    dict(type='SeedByIterationHook'),
+    dict(type='ShortRunHook'),
+    dict(type='StopAtInvalidLossHook', patience=10),
+]

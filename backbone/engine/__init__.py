@@ -7,10 +7,13 @@ the safe reader of weights behind mmengine's loaders, and lets everybody's scrip
 from . import entry as entry
 from . import loading as loading
 from .amp import amp_where_available
+from .checkpoints import WholeCheckpointHook
 from .explain import ConfigError
-from .hooks import MainProcessLoggerHook, SeedByIterationHook
 from .keys import apply_keys
+from .log import MainProcessLoggerHook
 from .runner import PortableRunner, RMTRunner
+from .seeding import SeedByIterationHook
+from .watch import ShortRunHook, StopAtInvalidLossHook
 
 __all__ = [
     'ConfigError',
@@ -18,6 +21,9 @@ __all__ = [
     'PortableRunner',
     'RMTRunner',
     'SeedByIterationHook',
+    'ShortRunHook',
+    'StopAtInvalidLossHook',
+    'WholeCheckpointHook',
     'amp_where_available',
     'apply_keys',
 ]

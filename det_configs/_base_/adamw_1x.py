@@ -1,4 +1,4 @@
-"""12 epochs with AdamW in float16 with a fixed loss scale, as released for Mask R-CNN 1x."""
+"""12 epochs with AdamW in float16 with a dynamic loss scale, as released for Mask R-CNN 1x."""
 
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 
@@ -6,7 +6,7 @@ optim_wrapper = dict(
     _delete_=True,
     type='AmpWhereAvailable',
     dtype='float16',
-    loss_scale=512.0,
+    loss_scale='dynamic',
     # 1e-4 for every 16 images, scaled with the real batch: that gives the released 4e-4 at 64
     # images (32 GPUs × 2) and 2e-4 at 32. An inference: the release names no GPU count.
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),

@@ -2,4 +2,7 @@
 
 _base_ = 'mmdet::_base_/default_runtime.py'
 
-default_hooks = dict(logger=dict(type='MainProcessLoggerHook'), checkpoint=dict(max_keep_ckpts=3))
+default_hooks = dict(
+    logger=dict(type='MainProcessLoggerHook'),
+    checkpoint=dict(type='WholeCheckpointHook', max_keep_ckpts=3),
+)

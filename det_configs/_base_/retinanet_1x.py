@@ -13,6 +13,7 @@ model = dict(
     neck=dict(start_level=0, add_extra_convs='on_input', num_outs=5),
 )
 optim_wrapper = dict(
+    loss_scale=512.0,  # fixed, as released; the other detectors' is dynamic
     optimizer=dict(weight_decay=1e-4),
     paramwise_cfg=dict(_delete_=True),  # nothing is exempt
 )

@@ -1,6 +1,7 @@
 """The released recipes: what the optimiser, the schedules and the pipelines really do."""
 
 import random
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -221,17 +222,33 @@ def test_mask_rcnn_decays_the_stems_norms_but_no_other_of_the_backbone():
 # --- precision and drop path --------------------------------------------------------------------
 
 
+# by the beginning of a config's name: the loss scale, before and after infinite gradients
+SCALES = {
+    'mask_rcnn': (65536, 32768),  # dynamic: PyTorch's first, and half of it
+    'cascade': (65536, 32768),
+    'retinanet': (512, 512),
+    'upernet': (512, 512),
+    'fpn': None,  # float32
+}
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_precision_is_float16_with_a_fixed_scale_but_float32_for_semantic_fpn(path, monkeypatch):
+def test_precision_and_loss_scale_on_a_gpu_are_the_released_ones(path, monkeypatch):
     monkeypatch.setattr(amp, 'on_cpu', lambda: False)
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-    wrapper = build_optim_wrapper(OneWeight(), load(path).optim_wrapper)
-    if path.stem.startswith('fpn'):
+    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', partial(torch.amp.GradScaler, 'cpu'))
+    model = OneWeight()
+    wrapper = build_optim_wrapper(model, load(path).optim_wrapper)
+    scales = next(value for name, value in SCALES.items() if path.stem.startswith(name))
+    if scales is None:
         assert type(wrapper) is OptimWrapper
-    else:
-        assert type(wrapper) is AmpOptimWrapper
-        assert wrapper.cast_dtype == torch.float16
-        assert wrapper._scale_update_param == 512  # after each step the scale is set to it again
+        return
+    assert type(wrapper) is AmpOptimWrapper
+    assert wrapper.cast_dtype == torch.float16
+    before = wrapper.loss_scaler.get_scale()
+    wrapper.update_params(model.weight.sum() * torch.inf)
+    assert (before, wrapper.loss_scaler.get_scale()) == scales
+    assert model.weight.isfinite().all()  # the step was left out
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

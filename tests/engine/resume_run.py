@@ -1,38 +1,37 @@
-"""A small training for test_resume.py, as a script so that it can be killed.
+"""A small training for tests that kill it, or that compare processes.
 
-    python resume_run.py WORK_DIR {iter,epoch}     dies in its fifth iteration
-
-Writes one line an iteration to WORK_DIR/losses.txt. The order of the images, their augmentation
+One line an iteration goes to WORK_DIR/losses_RANK.txt. The order of the images, their augmentation
 and drop path are all random.
 """
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
-from mmengine.runner import Runner
 from released_files import MINI
 from torch.utils.data import Dataset
 
-import backbone.engine  # noqa: F401  (registers the model and the hooks)
+from backbone.engine import PortableRunner
+
+KINDS = ('iter', 'epoch')
 
 
 @DATASETS.register_module()
 class Noise(Dataset):
-    """Images that are known by their colour, with noise drawn each time."""
+    """Images that are known by their colour, with noise drawn each time; six a process."""
 
     METAINFO = dict(classes=('a', 'b'))
     metainfo = METAINFO
 
     def __len__(self):
-        return 6
+        return 6 * int(os.environ.get('WORLD_SIZE', 1))
 
     def __getitem__(self, index):
         shift = torch.rand(1) + np.random.rand()
@@ -65,17 +64,18 @@ class Nothing(BaseMetric):
         self.results.append(torch.rand(1))
 
     def compute_metrics(self, _):
-        return dict(nothing=0)
+        self.times = getattr(self, 'times', 0) + 1
+        return dict(nothing=self.times)
 
 
 class Record(Hook):
-    """Writes each loss and learning rate at full precision; dies when told to."""
+    """Writes each loss and learning rate at full precision; the last rank dies when told to."""
 
-    def __init__(self, path, die_at):
-        self.path, self.die_at = path, die_at
+    def __init__(self, folder, die_at):
+        self.path, self.die_at = folder / f'losses_{get_rank()}.txt', die_at
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.die_at:
+        if runner.iter == self.die_at and runner.rank == runner.world_size - 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
@@ -87,25 +87,27 @@ class Record(Hook):
             print(*line, file=file)
 
 
-def build(work_dir: Path, kind: str, resume=False, die_at=-1, seed=0) -> Runner:
+def build(work_dir: Path, kind: str, workers=0, resume=False, die_at=-1, seed=0, **checkpoint):
     """A training of six iterations, ``kind`` 'iter' or 'epoch' based, saved after the third."""
-    torch.set_num_threads(1)  # so that two processes compute the same to the last bit
     by_epoch = kind == 'epoch'
     loader = dict(
         batch_size=2,
-        num_workers=0,
+        num_workers=workers,
+        persistent_workers=workers > 0,
         collate_fn=dict(type='default_collate'),
         sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True),
         dataset=dict(type='Noise'),
     )
-    return Runner(
+    ordered = dict(type='DefaultSampler', shuffle=False)
+    evaluated = dict(num_workers=0, persistent_workers=False, sampler=ordered)
+    return PortableRunner(
         model=dict(type='Toy'),
         work_dir=str(work_dir),
         train_dataloader=loader,
         train_cfg=dict(by_epoch=True, max_epochs=2, val_interval=1)
         if by_epoch
         else dict(by_epoch=False, max_iters=6, val_interval=3),
-        val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
+        val_dataloader={**loader, **evaluated},
         val_cfg=dict(),
         val_evaluator=[Nothing()],
         optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-2), clip_grad=dict(max_norm=1.0)),
@@ -115,16 +117,21 @@ def build(work_dir: Path, kind: str, resume=False, die_at=-1, seed=0) -> Runner:
         ],
         default_hooks=dict(
             checkpoint=dict(
-                type='CheckpointHook', by_epoch=by_epoch, interval=1 if by_epoch else 3
+                type='WholeCheckpointHook',
+                by_epoch=by_epoch,
+                interval=1 if by_epoch else 3,
+                **checkpoint,
             ),
             logger=dict(type='LoggerHook', interval=1),
         ),
         custom_hooks=[
             dict(type='StrictLoadHook'),
             dict(type='SeedByIterationHook'),
-            Record(work_dir / 'losses.txt', die_at),
+            dict(type='StopAtInvalidLossHook'),
+            dict(type=Record, folder=work_dir, die_at=die_at),
         ],
         resume=resume,
+        launcher='pytorch' if 'RANK' in os.environ else 'none',
         randomness=dict(seed=seed),
         default_scope='mmengine',
         experiment_name=f'{work_dir.name}_{resume}',
@@ -132,5 +139,9 @@ def build(work_dir: Path, kind: str, resume=False, die_at=-1, seed=0) -> Runner:
     )
 
 
-if __name__ == '__main__':
-    build(Path(sys.argv[1]), sys.argv[2], die_at=4).train()
+def train(*args: object) -> None:
+    build(*args).train()
+
+
+def lines(work_dir: Path, rank: int = 0) -> list[str]:
+    return (work_dir / f'losses_{rank}.txt').read_text().splitlines()

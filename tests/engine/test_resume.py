@@ -1,54 +1,48 @@
 """An interrupted run that is resumed goes on as if nothing had happened, under the safe loader."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub
-from resume_run import build
+from processes import run
+from resume_run import KINDS, build, lines, train
 
-from backbone.weights.read import CheckpointError, read_checkpoint
-
-SCRIPT = Path(__file__).with_name('resume_run.py')
-
-
-def train_and_die(work_dir: Path, kind: str) -> None:
-    """Train in another process, which is killed in the fifth iteration."""
-    tests, root = SCRIPT.parents[1:3]
-    path = os.pathsep.join((str(tests), str(root), os.environ.get('PYTHONPATH', '')))
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(work_dir), kind],
-        capture_output=True,
-        text=True,
-        env={**os.environ, 'PYTHONPATH': path},
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+from backbone.weights.checkpoint import CheckpointError
+from backbone.weights.read import read_checkpoint
 
 
-def lines(work_dir: Path) -> list[str]:
-    return (work_dir / 'losses.txt').read_text().splitlines()
+class Runs(NamedTuple):
+    """Work directories of six iterations in one go, and with a kill in the fifth."""
+
+    kind: str
+    workers: int
+    whole: Path
+    broken: Path
 
 
-@pytest.fixture(scope='module', params=['iter', 'epoch'])
+@pytest.fixture(
+    scope='module',
+    params=[(kind, workers) for kind in KINDS for workers in (0, 2)],
+    ids=lambda param: '{}-{} workers'.format(*param),
+)
 def runs(request, tmp_path_factory):
-    """Two work directories: six iterations in one go, and with a kill in the fifth."""
+    kind, workers = request.param
     whole, broken = (tmp_path_factory.mktemp(name) for name in ('whole', 'broken'))
-    threads = torch.get_num_threads()
-    build(whole, request.param).train()
-    train_and_die(broken, request.param)
+    ended = run(train, whole, kind, workers)
+    ended += run(train, broken, kind, workers, False, 4)
+    assert [process.status for process in ended] == [0, -signal.SIGKILL], ended
     assert len(lines(broken)) == 4
-    build(broken, request.param, resume=True).train()
-    torch.set_num_threads(threads)
-    return whole, broken
+    (ended,) = run(train, broken, kind, workers, True)
+    assert ended.status == 0, ended.said
+    return Runs(kind, workers, whole, broken)
 
 
 def test_losses_rates_data_and_message_hub_go_on_unchanged(runs):
-    whole, broken = map(lines, runs)
+    whole, broken = lines(runs.whole), lines(runs.broken)
     assert len(whole) == 6
     assert broken[:4] == whole[:4]
     assert broken[4:] == whole[3:]  # the fourth, lost with the kill, is done again
@@ -56,15 +50,17 @@ def test_losses_rates_data_and_message_hub_go_on_unchanged(runs):
 
 
 def test_without_a_configured_seed_the_checkpoints_is_taken(runs, tmp_path):
-    first = min(runs[0].glob('*_[13].pth'))
+    first = min(runs.whole.glob('*_[13].pth'))
     (tmp_path / first.name).write_bytes(first.read_bytes())
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / first.name))
-    build(tmp_path, first.name.split('_')[0], resume=True, seed=None).train()
-    assert lines(tmp_path) == lines(runs[0])[3:]
+    (ended,) = run(train, tmp_path, runs.kind, runs.workers, True, -1, None)
+    assert ended.status == 0, ended.said
+    assert lines(tmp_path) == lines(runs.whole)[3:]
 
 
 def test_the_final_checkpoints_are_equal(runs):
-    last = [read_checkpoint((folder / 'last_checkpoint').read_text()) for folder in runs]
+    folders = runs.whole, runs.broken
+    last = [read_checkpoint((folder / 'last_checkpoint').read_text()) for folder in folders]
     for key in ('state_dict', 'optimizer', 'param_schedulers'):
         assert_equal(*(checkpoint[key] for checkpoint in last))
     loss = [checkpoint['message_hub']['log_scalars']['train/loss'] for checkpoint in last]
@@ -93,7 +89,7 @@ def assert_equal(one, other):
 
 def test_a_checkpoint_with_code_is_not_resumed(runs, tmp_path):
     checkpoint = torch.load(
-        (runs[0] / 'last_checkpoint').read_text(), weights_only=False
+        (runs.whole / 'last_checkpoint').read_text(), weights_only=False
     )  # our own, just made
     marker = tmp_path / 'it-ran'
 
@@ -108,3 +104,28 @@ def test_a_checkpoint_with_code_is_not_resumed(runs, tmp_path):
     with pytest.raises(CheckpointError, match='asks for eval'):
         runner.resume(str(path))
     assert not marker.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('kind', KINDS)
+def test_killed_at_random_again_and_again_it_ends_as_in_one_go(kind, workers, processes, tmp_path):
+    whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+    for folder in (whole, broken):
+        folder.mkdir()
+    ended = run(train, whole, kind, workers, processes=processes)
+    assert {process.status for process in ended} == {0}, ended
+    rng = np.random.default_rng(KINDS.index(kind) * 4 + workers + processes)
+    for attempt, die_at in enumerate(sorted(rng.integers(0, 6, 3))):
+        ended = run(train, broken, kind, workers, attempt > 0, die_at, processes=processes)
+        assert ended[-1].status == -signal.SIGKILL, ended
+        assert all(process.status for process in ended)  # nobody goes on alone
+    ended = run(train, broken, kind, workers, True, processes=processes)
+    assert {process.status for process in ended} == {0}, ended
+    for rank in range(processes):
+        expected = {line.split()[0]: line for line in lines(whole, rank)}
+        assert len(expected) == 6
+        found = lines(broken, rank)
+        assert [expected[line.split()[0]] for line in found] == found
+        assert {line.split()[0] for line in found} == set(expected)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -11,7 +12,11 @@ import pytest
 import torch
 from conftest import DET_CONFIG, ROOT, run_command
 from mmcv.ops import RoIAlign, nms
-from support import cli
+from support import cli, launch
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+from torch.utils.data import DataLoader, Dataset
+
+from backbone.engine.watch import InvalidLossError
 
 
 @pytest.fixture
@@ -202,3 +207,56 @@ def test_distributed_run_that_fails_says_it_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert 'Traceback' not in done.stderr
     assert done.stderr.count('absent.py: no such config file') == 1
+
+
+def test_under_the_launcher_every_process_leaves_its_line_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / 'error'))
+    monkeypatch.setenv('RMT_LAUNCHED', '1')
+    with pytest.raises(SystemExit):
+        cli.fail('wrong', every_process=True)
+    assert capsys.readouterr().err == ''
+    failure = ProcessFailure(1, 1, 2, str(tmp_path / 'error'))
+    assert launch.why({1: failure}) == ('wrong', 2)
+
+
+def ends(error: BaseException) -> int:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    return end.value.code
+
+
+def test_a_loss_that_is_nan_ends_in_a_line(capsys: pytest.CaptureFixture) -> None:
+    assert ends(InvalidLossError('The loss is NaN')) == 2
+    assert capsys.readouterr().err == 'error: The loss is NaN\n'
+
+
+class Deadly(Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> int:
+        if index == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index
+
+
+def test_a_dataloaders_worker_that_is_killed_gives_a_line(capsys: pytest.CaptureFixture) -> None:
+    def main() -> None:
+        list(DataLoader(Deadly(), batch_size=1, num_workers=1))
+
+    with pytest.raises(SystemExit) as end:
+        cli.run(main)
+    assert end.value.code == 2
+    line = 'error: a dataloader worker was killed by signal 9, Killed (out of memory?): '
+    assert capsys.readouterr().err.startswith(line)
+
+
+def test_a_process_that_lost_another_leaves_the_reason_to_that_one() -> None:
+    lost = RuntimeError('[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]')
+    assert ends(lost) == cli.LOST_PEER == launch.LOST_PEER

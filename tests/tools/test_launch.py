@@ -1,12 +1,17 @@
-"""tools/support/launch.py: what torchrun is asked for, from GPUS and the usual variables."""
+"""tools/support/launch.py: what torchrun is asked for, and how a run of several processes ends."""
 
+import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, run_command
 from support import launch
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +138,87 @@ def test_slurm_asks_for_one_task_a_gpu(tmp_path: Path) -> None:
     words = done.stdout.split()
     assert {'--ntasks=16', '--ntasks-per-node=8', '--gres=gpu:8', '--partition=part'} <= set(words)
     assert words[-3:] == ['config.py', '--launcher=slurm', '--amp']
+
+
+# --- how a run ends -------------------------------------------------------------------------------
+
+
+def failure(tmp_path: Path, exitcode: int, at: int, said: str | None = None) -> ProcessFailure:
+    file = tmp_path / str(exitcode)
+    if said:
+        file.write_text(json.dumps(dict(message=said, timestamp=at)))
+    made = ProcessFailure(local_rank=0, pid=1, exitcode=exitcode, error_file=str(file))
+    made.timestamp = at
+    return made
+
+
+@pytest.mark.parametrize(
+    ('ended', 'line', 'status'),
+    [
+        ({1: -9}, 'the process of rank 1 was killed by signal 9, SIGKILL (out of memory?); ', 137),
+        ({0: 1, 1: -11}, 'the process of rank 1 was killed by signal 11, SIGSEGV; ', 139),
+        ({0: 3, 1: -15, 2: 7}, 'the process of rank 2 ended with exit status 7, as it says abo', 7),
+        ({0: -15, 1: 2}, 'no such config', 2),
+        ({0: -15}, 'the process of rank 0 was killed by signal 15, SIGTERM; ', 143),
+    ],
+)
+def test_the_line_names_the_process_that_began_it(
+    ended: dict[int, int], line: str, status: int, tmp_path: Path
+) -> None:
+    failures = {
+        rank: failure(tmp_path, code, rank, 'no such config' if code == 2 else None)
+        for rank, code in ended.items()
+    }
+    found, exit_status = launch.why(failures)
+    assert found.startswith(line)
+    assert exit_status == status
+
+
+CHILD = """
+import os, signal, sys, time
+os.write(1, f'{os.getpid()}\\n'.encode())  # in one piece
+if os.environ['RANK'] == '1' and sys.argv[1] == 'die':
+    os.kill(os.getpid(), signal.SIGKILL)
+time.sleep(300)
+"""
+
+
+def start(tmp_path: Path, argument: str) -> tuple[subprocess.Popen, list[int]]:
+    """The launcher with two processes that sleep, and their ids."""
+    script = tmp_path / 'train.py'
+    script.write_text(CHILD)
+    command = [sys.executable, ROOT / 'tools/support/launch.py', script, argument, '2']
+    pipe = subprocess.PIPE
+    launched = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path)
+    return launched, [int(launched.stdout.readline()) for _ in range(2)]
+
+
+def lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_process_that_is_killed_ends_all_with_its_rank_and_signal(tmp_path: Path) -> None:
+    launched, processes = start(tmp_path, 'die')
+    _, said = launched.communicate(timeout=60)
+    assert launched.returncode == 128 + signal.SIGKILL
+    (line,) = said.splitlines()
+    assert line.startswith('error: the process of rank 1 was killed by signal 9, SIGKILL')
+    assert not any(map(lives, processes))
+
+
+@pytest.mark.parametrize(
+    ('sent', 'beginning'),
+    [(signal.SIGINT, 'error: interrupted; '), (signal.SIGTERM, 'error: stopped by SIGTERM; ')],
+)
+def test_ctrl_c_ends_all_in_one_line(sent: signal.Signals, beginning: str, tmp_path: Path) -> None:
+    launched, processes = start(tmp_path, 'sleep')
+    launched.send_signal(sent)
+    _, said = launched.communicate(timeout=60)
+    assert launched.returncode == 128 + sent
+    (line,) = said.splitlines()
+    assert line == f'{beginning}training goes on from its last checkpoint with --resume'
+    assert not any(map(lives, processes))

@@ -5,18 +5,22 @@ traceback as well. In a distributed run one process of each machine speaks.
 """
 
 import argparse
+import json
 import logging
 import os
 import re
 import select
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 from backbone.engine import ConfigError
 from backbone.weights.match import CheckpointError
+
+LOST_PEER = 3  # as in support/launch.py
 
 
 class UserError(Exception):
@@ -49,7 +53,11 @@ def local_rank() -> int:
 
 def fail(message: str, every_process: bool = False, status: int = 2) -> NoReturn:
     """End with one line on stderr, exit status 2 where it is the user's to put right."""
-    if every_process or local_rank() == 0:
+    if path := os.environ.get('TORCHELASTIC_ERROR_FILE'):  # where torchrun asks why
+        with open(path, 'w') as file:
+            json.dump({'message': message, 'timestamp': int(time.time())}, file)
+    launched = path and 'RMT_LAUNCHED' in os.environ  # then support/launch.py prints it, once
+    if not launched and (every_process or local_rank() == 0):
         print(f'error: {message}', file=sys.stderr, flush=True)
     sys.exit(status)
 
@@ -60,7 +68,8 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
         sys.stdout.flush()
-    except (UserError, CheckpointError, ConfigError) as error:
+    # the last: a loss is NaN
+    except (UserError, CheckpointError, ConfigError, FloatingPointError) as error:
         _show_traceback()
         fail(one_line(error))
     except KeyboardInterrupt as stop:
@@ -73,7 +82,9 @@ def run(main: Callable[[], None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)  # what a shell says of any command in `| head`
     except Exception as error:
-        message = _unreadable_file(error) or _half_on_cpu(error)
+        message = _unreadable_file(error) or _half_on_cpu(error) or _killed_worker(error)
+        if message is None and _lost_peer(error):
+            fail('another process of this run has ended', status=LOST_PEER)
         if message is None:
             raise
         _show_traceback()
@@ -126,6 +137,25 @@ def _half_on_cpu(error: Exception) -> str | None:
         f'{text}: an operator that computes in float32 alone here, as RoIAlign and NMS do on a '
         'CPU; leave 16 bits out (test_cfg.fp16, autocast), or take a GPU'
     )
+
+
+def _killed_worker(error: BaseException | None) -> str | None:
+    """The line for a dataloader's worker that a signal has ended; it can say nothing itself."""
+    while error:
+        if found := re.search(r'DataLoader worker .*is killed by signal: ([^.]+)\.', str(error)):
+            number = next((n for n in signal.valid_signals() if signal.strsignal(n) == found[1]), 0)
+            hint = {
+                signal.SIGKILL: ' (out of memory?): fewer num_workers or a smaller batch need less',
+                signal.SIGBUS: ': there is too little shared memory (/dev/shm; docker: --shm-size)',
+            }.get(number, '')
+            return f'a dataloader worker was killed by signal {int(number)}, {found[1]}{hint}'
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _lost_peer(error: Exception) -> bool:
+    """Whether another process of a run without GPUs is gone."""
+    return bool(re.search(r'Connection (closed|reset) by peer', str(error)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

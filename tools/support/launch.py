@@ -3,7 +3,15 @@
 Behind dist_train.sh (FIXED: the config) and dist_test.sh (config and checkpoint). GPUS defaults to
 all visible ones, and to one process where there is none. Several machines: NNODES, NODE_RANK,
 MASTER_ADDR and PORT, on each of them.
+
+When one process ends, all do, and one line says which and why: what it said itself (support/cli.py
+writes that where torchrun asks for it), its signal or its exit status.
 """
+
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports: no traceback
 
 import logging
 import os
@@ -14,7 +22,11 @@ from typing import NoReturn
 
 import torch
 from torch.distributed import run
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+LOST_PEER = 3
+"""Exit status of a process whose connection to another broke: not the one that began it."""
 
 
 def free_port() -> int:
@@ -23,9 +35,9 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def refuse(message: str) -> NoReturn:
+def refuse(message: str, status: int = 2) -> NoReturn:
     print(f'error: {message}', file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def whole_number(name: str, text: str, least: int, most: int | None = None) -> int:
@@ -80,12 +92,53 @@ def main() -> None:
     arguments = torchrun_arguments(script, rest[:count], rest[count:])
     local = int(arguments[2].split('=')[1])
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, cores // local)))
-    # a process that failed has said why; torchrun's own report would bury that line
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    # torchrun's own report would bury the line
+    logging.disable(logging.CRITICAL)
+    os.environ['RMT_LAUNCHED'] = '1'  # the processes leave it to this one to print
+    # at Ctrl-C torchrun would interrupt the processes, each with a traceback; so it terminates them
+    os.environ['PET_SIGNALS_TO_HANDLE'] = 'SIGTERM,SIGHUP,SIGQUIT'
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    later = '; training goes on from its last checkpoint with --resume' if count == 1 else ''
     try:
         run.run(run.parse_args(arguments))
+    except KeyboardInterrupt:
+        refuse(f'interrupted{later}', 128 + signal.SIGINT)
+    except SignalException as error:
+        refuse(f'stopped by {error.sigval.name}{later}', 128 + error.sigval)
     except ChildFailedError as error:
-        sys.exit(max(1, error.get_first_failure()[1].exitcode))
+        refuse(*why(error.failures))
+
+
+def why(failures: dict[int, ProcessFailure]) -> tuple[str, int]:
+    """The line and the exit status for the processes, by rank, that did not end by themselves."""
+
+    def order(rank: int) -> tuple[int, int]:
+        failure = failures[rank]
+        if failure.exitcode < 0 and -failure.exitcode != signal.SIGTERM:
+            return 0, failure.timestamp
+        consequence = failure.exitcode in (
+            LOST_PEER,
+            -signal.SIGTERM,
+        )  # torchrun terminates the rest
+        return 1 + consequence, failure.timestamp
+
+    rank = min(failures, key=order)
+    failure = failures[rank]
+    if failure.exitcode < 0:
+        memory = ' (out of memory?)' if -failure.exitcode == signal.SIGKILL else ''
+        return (
+            f'the process of rank {rank} was killed by signal {-failure.exitcode}, '
+            f'{failure.signal_name()}{memory}; the others were stopped',
+            128 - failure.exitcode,
+        )
+    if os.path.isfile(failure.error_file):
+        return str(failure.message), failure.exitcode
+    return (
+        f'the process of rank {rank} ended with exit status {failure.exitcode}, as it says above; '
+        'the others were stopped',
+        failure.exitcode,
+    )
 
 
 if __name__ == '__main__':
