@@ -45,7 +45,7 @@ test-asan: setup  ## the kernels' tests, every memory access and integer checked
 	    LD_PRELOAD="$(call LIBRARY,libasan.so) $(call LIBRARY,libubsan.so)" $(PYTHON_IN) $(KERNEL_TESTS)
 
 mutation: setup  ## what share of small faults in backbone/ the tests notice; half an hour
-	$(PYTHON_IN) tests/mutation.py $(ARGS)
+	$(PYTHON_IN) tests/mutants.py $(ARGS)
 
 lint: setup  ## check style and formatting
 	$(PYTHON_IN) -m ruff check .
