@@ -11,6 +11,10 @@ from types import ModuleType
 
 import pytest
 import torch
+
+# without a GPU Triton's kernels are interpreted; what follows may import Triton, which asks once
+os.environ.setdefault('TRITON_INTERPRET', str(int(not torch.cuda.is_available())))
+
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 from mmengine.utils import ManagerMixin

@@ -21,10 +21,16 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..kernels import build
-from . import cpu, flex, reference, sdpa
+from . import cpu, flex, reference, sdpa, triton
 from .positions import Tables, decay_rates
 
-IMPLEMENTATIONS = {'naive': reference, 'fused': sdpa, 'kernel': cpu, 'flex': flex}
+IMPLEMENTATIONS = {
+    'naive': reference,
+    'fused': sdpa,
+    'kernel': cpu,
+    'triton': triton,
+    'flex': flex,
+}
 FASTEST = {'cpu': ('kernel', 'fused'), 'cuda': ('flex', 'fused')}
 """What ``auto`` tries, best first, by kind of device; the last runs everywhere. Else ``fused``."""
 
