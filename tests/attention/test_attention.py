@@ -18,9 +18,15 @@ from backbone.attention.positions import decay_rates, rotary_angles
 
 CPU = torch.device('cpu')
 KINDS = {'whole': False, 'axial': True}
-PAIRS = [(kind, name) for kind in KINDS for name in NAMES]
+SLOW = {'triton'} if not torch.cuda.is_available() else set()
+"""What takes minutes here, in an interpreter; tests/attention/test_triton.py has less of it."""
+PAIRS = [
+    pytest.param(kind, name, marks=[pytest.mark.slow] if name in SLOW else [])
+    for kind in KINDS
+    for name in NAMES
+]
 # PyTorch's FlexAttention has no gradients on a CPU
-TRAINABLE = [(kind, name) for kind, name in PAIRS if name != 'flex']
+TRAINABLE = [(kind, name) for kind in KINDS for name in NAMES if name not in ('flex', *SLOW)]
 SPAN = 4
 MINI = dict(
     channels=(8, 8, 8, 8),
