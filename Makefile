@@ -5,7 +5,7 @@ PYTHON_IN := $(VENV)/bin/python
 export VENV TORCH REQUIREMENTS PYTHON MAX_JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-seg test test-all test-isa test-asan mutation lint
+.PHONY: help setup test-setup demo demo-seg test test-all test-isa test-asan mutation lint
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,10 +19,15 @@ demo: setup  ## train and evaluate Mask R-CNN RMT-T on a built-in dataset, or on
 demo-seg: setup  ## the same for semantic segmentation
 	$(PYTHON_IN) tools/quickstart.py segmentation
 
-test: setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes to pytest
+# a CUDA build of torch brings the Triton that it was made for: never another one over it
+test-setup: setup
+	@$(PYTHON_IN) -c 'import importlib.util as i, sys; sys.exit(i.find_spec("triton") is None)' || \
+	    $(PYTHON_IN) -m pip install --quiet --no-deps -r requirements-test.txt
+
+test: test-setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes to pytest
 	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-test-all: setup  ## the slow tests too
+test-all: test-setup  ## the slow tests too
 	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile -m "slow or not slow" $(ARGS)
 
 KERNEL_TESTS := -m pytest -q -p no:cacheprovider tests/kernels/test_attention_kernel.py \

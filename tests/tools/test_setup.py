@@ -23,6 +23,7 @@ case "$1 $2" in
     [ "$2" = -v ] && printf '  [1/4] c++ a\n  [4/4] c++ b\n'
     exit 0 ;;
 "--version ") echo "Python 3.11.7" ;;
+*find_spec*) [ -n "$TRITON" ] ;;
 esac
 """
 
@@ -117,6 +118,17 @@ def test_two_sets_do_not_mix_in_one_environment(setup: Setup, project: Path) -> 
     assert done.returncode == 2
     assert 'holds the other package set' in done.stderr
     assert calls(project) == before
+
+
+@pytest.mark.parametrize(('there', 'installed'), [('', True), ('yes', False)])
+def test_tests_add_triton_where_there_is_none(there: str, installed: bool, project: Path) -> None:
+    shutil.copy(ROOT / 'Makefile', project)
+    env = {'PATH': os.environ['PATH'], 'CXX': 'sh', 'FAIL': '', 'TRITON': there}
+    env |= {'PYTHON': str(project / 'fake-python'), 'CALLS': str(project / 'calls')}
+    subprocess.run(['make', 'test-setup'], cwd=project, env=env, check=True, timeout=60)
+    added = 'install --quiet --no-deps -r requirements-test.txt'
+    assert (calls(project)[-1] == added) == installed
+    assert 'triton==' in (project / 'requirements-test.txt').read_text()
 
 
 @pytest.mark.parametrize(
