@@ -52,7 +52,7 @@ def test_far_keys_count_as_long_as_the_formula_says(bits):
     torch.testing.assert_close(dv[0, 0, far, 0].double(), expected[far], rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize('bits', [50, 70, 100, 1000])
+@pytest.mark.parametrize('bits', [50, 70, 100, 118, 1000])
 @pytest.mark.parametrize('d', [8, 16, 32])
 def test_scores_far_above_a_querys_own_do_not_overflow(bits, d):
     # the first key is 0: the first query's own score is 0, all its others are ``bits``, in log2
