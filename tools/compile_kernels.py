@@ -63,14 +63,13 @@ def need(kernel: str, kind: str, dtype: str, capability: int, d: int | None = No
     options = {name: constants.pop(name) for name in ('num_warps', 'num_stages')}
     function = getattr(triton_attention, f'{kernel}_kernel')
     compiled = compile_for(function, DTYPES[dtype], constants, capability, options)
+    scores = constants['M'] * constants['N'] / (32 * options['num_warps'])  # of a thread
     registers, code = disassembled(compiled.asm['cubin'])
     return Need(
         *(kernel, kind, dtype, capability, registers),
         spills=sum(bool(re.search(r'\b(STL|LDL)\b', line)) for line in code),
         shared=compiled.metadata.shared,
-        instructions=longest_loop(code)
-        * (32 * options['num_warps'])
-        / (constants['M'] * constants['N']),
+        instructions=longest_loop(code, scores) / scores,
     )
 
 
@@ -118,19 +117,22 @@ def disassembled(cubin: bytes) -> tuple[int, list[str]]:
         return int(registers[1]), ask('nvdisasm', '-c').splitlines()
 
 
-def longest_loop(code: list[str]) -> int:
-    """The instructions from a label to the branch back to it, where they are most."""
-    labels, longest = {}, 0
+def longest_loop(code: list[str], scores: float) -> float:
+    """Instructions from a label to the branch back to it, where they are most, for one iteration.
+
+    A loop may hold several iterations: each takes an exponential a score; ``scores`` of a thread.
+    """
+    labels, longest, exponentials = {}, 0, 0
     for i, line in enumerate(code):
         if label := re.match(r'\s*(\.L_x_\d+):', line):
             labels[label[1]] = i
         branch = re.search(r'BRA.*`\((\.L_x_\d+)\)', line)
         if branch and branch[1] in labels:
             body = code[labels[branch[1]] : i + 1]
-            longest = max(
-                longest, sum(bool(re.match(r'\s+/\*[0-9a-f]{4,}\*/', line)) for line in body)
-            )
-    return longest
+            body = [line for line in body if re.match(r'\s+/\*[0-9a-f]{4,}\*/', line)]
+            if len(body) > longest:
+                longest, exponentials = len(body), sum('MUFU.EX2' in line for line in body)
+    return longest / max(1, exponentials // scores)
 
 
 def table(needs: list[Need]) -> str:
