@@ -61,8 +61,16 @@ def unless_quick(cases, quick):
     return [case if quick(case) else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
+# Triton's interpreter takes minutes for a model, and has shorter tests of its own
+ATTENTIONS = unless_quick(
+    attention.IMPLEMENTATIONS, lambda n: n != 'triton' or torch.cuda.is_available()
+)
+
+
 # PyTorch's FlexAttention takes longer on a CPU than all others together
-@pytest.mark.parametrize('name', unless_quick(attention.IMPLEMENTATIONS, lambda n: n != 'flex'))
+@pytest.mark.parametrize(
+    'name', unless_quick(attention.IMPLEMENTATIONS, lambda n: n not in ('flex', 'triton'))
+)
 @pytest.mark.parametrize('network', golden.NETWORKS)
 def test_features_equal_the_released_implementation(network, name, device):
     model = golden_model(network, name).to(device)
@@ -257,7 +265,7 @@ def assert_same(features, expected):
         assert relative_error(feature, reference) < 1e-5
 
 
-@pytest.mark.parametrize('name', attention.IMPLEMENTATIONS)
+@pytest.mark.parametrize('name', ATTENTIONS)
 def test_features_are_the_same_in_any_circumstances(name, device, no_tables):
     model, x = runnable(name, build(MINI_WHOLE, attention=name).eval(), device), image().to(device)
     with torch.no_grad():
@@ -272,7 +280,7 @@ def test_features_are_the_same_in_any_circumstances(name, device, no_tables):
             assert_same(model(x), expected)  # with the tables that were made then
 
 
-@pytest.mark.parametrize('name', attention.IMPLEMENTATIONS)
+@pytest.mark.parametrize('name', ATTENTIONS)
 def test_features_do_not_depend_on_neighbours_layout_hooks_or_copies(name, device):
     model, x = runnable(name, build(MINI_WHOLE, attention=name).eval(), device), image().to(device)
     hooked = copy.deepcopy(model)
@@ -303,7 +311,7 @@ def test_model_built_under_another_default_dtype_is_the_same(dtype, no_tables):
 
 
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
-@pytest.mark.parametrize('name', attention.IMPLEMENTATIONS)
+@pytest.mark.parametrize('name', ATTENTIONS)
 def test_no_image_gives_empty_features(name, training, device):
     model = runnable(name, build(MINI_WHOLE, attention=name), device).train(training)
     x = image(64, 96)[:0].to(device).requires_grad_()

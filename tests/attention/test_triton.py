@@ -1,12 +1,12 @@
 """The Triton kernels, in Triton's interpreter where there is no GPU: numbers, bounds, the operator.
 
-That they equal the formula as every implementation does is proven in ``test_attention.py``.
+That they equal the formula and the released features as every implementation does is proven by the
+slow tests of ``test_attention.py`` and ``test_rmt.py``.
 """
 
 import shutil
 
 import golden
-import numpy as np
 import pytest
 import torch
 from test_attention import KINDS, SPAN, error, formula, inputs
@@ -131,20 +131,6 @@ def test_same_inputs_give_the_same_bits(kind):
         results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
     for first, second in zip(*results, strict=True):
         assert torch.equal(first, second)
-
-
-@runs
-@pytest.mark.slow  # in the interpreter
-@pytest.mark.parametrize('arch', ['tiny', 'small'])
-def test_features_equal_the_released_implementation(arch):
-    model = RMT(arch, attention='triton').eval()
-    model.load_state_dict(golden.recipe_state_dict(model))
-    x = golden.recipe_input(golden.INPUT_SHAPES[arch]).to(HERE)
-    with torch.no_grad():
-        features = model.to(HERE)(x)
-    for feature, (shape, values) in zip(features, golden.golden_outputs(arch), strict=True):
-        assert tuple(feature.shape) == tuple(shape)
-        assert np.abs(golden.sample(feature.cpu(), len(values)) - values).max() < golden.TOLERANCE
 
 
 @runs
