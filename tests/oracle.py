@@ -17,14 +17,18 @@ def attention(q, k, v, decay):
 
 
 def turn(x, grid_w):
-    """Rotary position on (B, H, W, d): pair j turns by theta_j * (h * W + w)."""
+    """Rotary position on (B, H, W, d): pair j turns by theta_j * (h * W + w).
+
+    Thetas and angles are float32, as in the released model: at the 66,800 places of a large image
+    the last digit of a theta is 1e-3 of an angle, so their rounding belongs to the definition.
+    """
     _, H, W, d = x.shape
     out = x.clone()
-    for j in range(d // 2):
-        fraction = j / (d // 2 - 1) if d > 2 else 0.0
-        theta = 10000.0**-fraction
-        p = torch.arange(H)[:, None] * grid_w + torch.arange(W)[None, :]
-        cos, sin = torch.cos(p * theta).to(x), torch.sin(p * theta).to(x)
+    thetas = 1 / 10000 ** torch.linspace(0, 1, d // 2, dtype=torch.float32)
+    p = torch.arange(H)[:, None] * grid_w + torch.arange(W)[None, :]
+    for j, theta in enumerate(thetas):
+        angle = (p.float() * theta).double()
+        cos, sin = torch.cos(angle).to(x), torch.sin(angle).to(x)
         a, b = x[..., 2 * j], x[..., 2 * j + 1]
         out[..., 2 * j] = a * cos - b * sin
         out[..., 2 * j + 1] = b * cos + a * sin
