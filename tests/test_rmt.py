@@ -370,14 +370,17 @@ def test_bf16_model_stays_within_its_rounding():
         assert relative_error(feature, reference) < 0.06
 
 
-def test_positions_and_decay_are_float32_in_a_bf16_model():
-    model = build().bfloat16()
+def test_positions_and_decay_are_those_of_float32_in_a_bf16_model(no_tables):
+    def tables(model):
+        attention._cache.clear()
+        grid = torch.zeros(1, 20, 32, 1)
+        return [t for s in model.layers for t in s.attention.prepare(grid).keywords['tables']]
+
+    expected = tables(build(attention='kernel'))
     with torch.autocast('cpu', torch.bfloat16):
-        for stage in model.layers:
-            tables = stage.attention.prepare(torch.zeros(1, 20, 32, 1)).keywords['tables']
-            floating = [t.dtype for t in tables if t.is_floating_point()]
-            assert floating
-            assert set(floating) == {torch.float32}
+        found = tables(build(attention='kernel').bfloat16())
+    assert {t.dtype for t in expected} == {torch.float32}
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 # --- arguments -----------------------------------------------------------------------------------
