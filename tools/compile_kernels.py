@@ -54,12 +54,14 @@ def need(kernel: str, kind: str, dtype: str, capability: int, d: int | None = No
     """Compile a kernel of attention ('forward', 'query', 'key') and look at its machine code."""
     import torch
 
-    from backbone.kernels import triton_attention, triton_launch
+    from backbone.kernels import triton_attention, triton_tiles
 
-    mode = triton_launch.WHOLE if kind == 'whole' else triton_launch.ROWS
+    mode = triton_tiles.WHOLE if kind == 'whole' else triton_tiles.ROWS
     torch_dtype = torch.float32 if DTYPES[dtype] == 'fp32' else getattr(torch, dtype)
     precision = 'tf32' if dtype == 'tf32' else 'ieee'
-    constants = triton_launch.constants(kernel, d or WIDTHS[kind], 16, torch_dtype, mode, precision)
+    constants = triton_tiles.constants(
+        kernel, d or WIDTHS[kind], 16, torch_dtype, mode, precision, capability
+    )
     options = {name: constants.pop(name) for name in ('num_warps', 'num_stages')}
     function = getattr(triton_attention, f'{kernel}_kernel')
     compiled = compile_for(function, DTYPES[dtype], constants, capability, options)

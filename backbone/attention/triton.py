@@ -104,19 +104,18 @@ def attention(
     result of the rows (empty where attention is whole), and log2 of the softmax's sums.
     """
     from ..kernels import triton_launch as launch
+    from ..kernels.triton_tiles import COLUMNS, ROWS, WHOLE, precision_of
 
     check(q, k, v, turns, rates, places, axial)
     out, turned, between, sums = _results(q, axial)
     launch.turn(q, k, turns, *turned)
-    precision = launch.precision_of(q.dtype, interpreted())
+    precision = precision_of(q.dtype, interpreted())
     if axial:
         in_rows, in_columns = sums.split(_sums(q, axial))
-        launch.forward(*turned, v, between, in_rows, rates, places[0], launch.ROWS, precision)
-        launch.forward(
-            *turned, between, out, in_columns, rates, places[1], launch.COLUMNS, precision
-        )
+        launch.forward(*turned, v, between, in_rows, rates, places[0], ROWS, precision)
+        launch.forward(*turned, between, out, in_columns, rates, places[1], COLUMNS, precision)
     else:
-        launch.forward(*turned, v, out, sums, rates, places, launch.WHOLE, precision)
+        launch.forward(*turned, v, out, sums, rates, places, WHOLE, precision)
     return out, turned, between, sums
 
 
@@ -140,10 +139,11 @@ def attention_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of :func:`attention`'s q, k and v; computes the scores again."""
     from ..kernels import triton_launch as launch
+    from ..kernels.triton_tiles import COLUMNS, ROWS, WHOLE, precision_of
 
     delta = _empty(sums, sums.shape)
     grad_q, grad_k, grad_v = (_empty(out, out.shape) for _ in range(3))
-    precision = launch.precision_of(out.dtype, interpreted())
+    precision = precision_of(out.dtype, interpreted())
 
     def backward(mode, v, out, sums, grad, delta, grad_v, places):
         launch.backward(
@@ -153,12 +153,12 @@ def attention_backward(
         )
 
     if not axial:
-        backward(launch.WHOLE, v, out, sums, grad, delta, grad_v, places)
+        backward(WHOLE, v, out, sums, grad, delta, grad_v, places)
         return grad_q, grad_k, grad_v
     (rows, columns), (d_rows, d_columns) = (t.split(_sums(out, axial)) for t in (sums, delta))
     grad_between = _empty(out, out.shape)
-    backward(launch.COLUMNS, between, out, columns, grad, d_columns, grad_between, places[1])
-    backward(launch.ROWS, v, between, rows, grad_between, d_rows, grad_v, places[0])
+    backward(COLUMNS, between, out, columns, grad, d_columns, grad_between, places[1])
+    backward(ROWS, v, between, rows, grad_between, d_rows, grad_v, places[0])
     return grad_q, grad_k, grad_v
 
 

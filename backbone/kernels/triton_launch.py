@@ -1,4 +1,4 @@
-"""Launches of :mod:`.triton_attention`: how a grid falls into lines, tiles, and who writes where.
+"""Launches of :mod:`.triton_attention`: how a grid falls into lines, and who writes where.
 
 Results go into tensors that the caller made. Tensors of this project are contiguous
 (B, H, W, n, d); v and gradients that arrive may have any strides but that of the channels.
@@ -12,9 +12,7 @@ from torch import Tensor
 
 from . import triton_attention as kernels
 from .triton_attention import PAD
-
-WHOLE, ROWS, COLUMNS = range(3)
-"""A place attends to all places, to those of its row, of its column."""
+from .triton_tiles import ROWS, WHOLE, capability_of, constants, filled_up
 
 LOG2_E = 1.4426950408889634
 
@@ -44,77 +42,6 @@ def lines_of(mode: int, B: int, H: int, W: int) -> Lines:
 def pads(length: int) -> int:
     """How many times PAD the places and sums of a line take."""
     return -(-length // PAD)
-
-
-# --- what is compiled ----------------------------------------------------------------------------
-
-
-class Tile(NamedTuple):
-    """M queries and N keys at once, by how many warps, loads how many tiles ahead.
-
-    :func:`forward` and :func:`backward` of the queries take M = PAD: they fill whole rows of sums.
-    """
-
-    M: int
-    N: int
-    num_warps: int
-    num_stages: int
-
-
-HALF = {  # by kernel and D at most: what needs the fewest instructions and spills no register
-    'forward': {128: Tile(64, 64, 4, 2)},
-    'query': {64: Tile(64, 64, 4, 2), 128: Tile(64, 64, 8, 2)},
-    'key': {32: Tile(64, 64, 4, 2), 64: Tile(32, 64, 4, 2), 128: Tile(32, 64, 8, 1)},
-}
-FLOAT = {  # products by FMA, whose operands take many registers
-    'forward': {32: Tile(64, 32, 4, 1), 128: Tile(64, 32, 8, 1)},
-    'query': {32: Tile(64, 32, 8, 1), 128: Tile(64, 16, 8, 1)},
-    'key': {64: Tile(32, 64, 8, 1), 128: Tile(16, 64, 8, 1)},
-}
-TF32 = {name: tiles | {32: Tile(64, 64, 4, 2)} for name, tiles in FLOAT.items()}
-
-
-def tile(kernel: str, dtype: torch.dtype, precision: str, D: int) -> Tile:
-    """The tile of a kernel for a width, found by counting (docs/performance.md)."""
-    floats = TF32 if precision == 'tf32' else FLOAT
-    tiles = (floats if dtype == torch.float32 else HALF)[kernel]
-    return tiles[min(widest for widest in tiles if widest >= D)]
-
-
-def precision_of(dtype: torch.dtype, interpreted: bool) -> str:
-    """How float32 is multiplied, as PyTorch's own products are allowed to; others have one way."""
-    if dtype == torch.float32:
-        return 'tf32' if _tf32_is_allowed() else 'ieee'
-    return 'exact' if interpreted and dtype == torch.bfloat16 else 'ieee'
-
-
-def _tf32_is_allowed() -> bool:
-    matmul = torch.backends.cuda.matmul
-    if hasattr(matmul, 'fp32_precision'):  # since torch 2.9; the older name may then refuse
-        return matmul.fp32_precision == 'tf32'
-    return matmul.allow_tf32
-
-
-def filled_up(d: int) -> int:
-    """D: the power of two that d channels are computed as; a tensor core takes no fewer than 16."""
-    return max(16, 1 << (d - 1).bit_length())
-
-
-def constants(
-    kernel: str, d: int, unit: int, dtype: torch.dtype, mode: int, precision: str
-) -> dict[str, int | str | bool]:
-    """What a kernel of attention is compiled for. No size of an image is among it."""
-    D = filled_up(d)
-    return dict(
-        **({} if kernel == 'forward' else dict(ADD=mode == ROWS, TURN=mode != COLUMNS)),
-        d=d,
-        D=D,
-        UNIT=unit,
-        PAD=PAD,
-        WHOLE=mode == WHOLE,
-        PRECISION=precision,
-        **tile(kernel, dtype, precision, D)._asdict(),
-    )
 
 
 # --- tensors of others ---------------------------------------------------------------------------
@@ -203,7 +130,8 @@ def forward(
     v_strides = strides(v, mode)
     unit = unit_of(d, *v_strides)
     count, length, *steps = lines_of(mode, B, H, W)
-    compiled = constants('forward', d, unit, q.dtype, mode, precision)
+    gpu = capability_of(q.device)
+    compiled = constants('forward', d, unit, q.dtype, mode, precision, gpu)
     if not q.numel():
         return
     with _on(q.device):
@@ -247,8 +175,9 @@ def backward(
         *(length, pads(length), n, *steps),
         *(s // unit for s in (*v_strides, *g_strides)),
     )
+    gpu = capability_of(q.device)
     for_query, for_key = (
-        constants(kernel, d, unit, q.dtype, mode, precision) for kernel in ('query', 'key')
+        constants(kernel, d, unit, q.dtype, mode, precision, gpu) for kernel in ('query', 'key')
     )
     if not q.numel():
         return

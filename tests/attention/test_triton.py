@@ -122,6 +122,32 @@ def test_views_of_one_tensor_and_an_expanded_gradient_equal_the_formula(kind):
 
 @runs
 @every_kind
+def test_tiles_of_every_generation_of_gpus_equal_the_formula(kind, monkeypatch):
+    from backbone.kernels import triton_launch, triton_tiles
+
+    shape = (1, 5, 19, 1, 16)
+    leaves = [t.half().requires_grad_() for t in inputs(shape, device=HERE)]
+    exact = [t.detach().cpu().double().requires_grad_() for t in leaves]
+    expected = formula(kind, *exact)
+    wanted = expected, *torch.autograd.grad(expected.sum(), exact)
+    asked = []
+
+    def constants(*given):
+        asked.append(given[-1])
+        return triton_tiles.constants(*given)
+
+    monkeypatch.setattr(triton_launch, 'constants', constants)
+    for capability in triton_tiles.TILES:
+        monkeypatch.setattr(triton_launch, 'capability_of', lambda _, found=capability: found)
+        out = triton.attend(*leaves, tables_of(shape, kind), KINDS[kind])
+        found = out, *torch.autograd.grad(out.sum(), leaves)
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert error(ours, theirs) < 2e-3
+    assert set(asked) == set(triton_tiles.TILES)
+
+
+@runs
+@every_kind
 def test_same_inputs_give_the_same_bits(kind):
     shape = (1, 3, 7, 1, 16)
     results = []
