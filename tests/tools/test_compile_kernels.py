@@ -29,7 +29,8 @@ ALL = (80, 86, 89, 90, 100, 120)
         ((80, 90, 100), ('float16',)),
         pytest.param((86, 89, 120), ('float16',), marks=pytest.mark.slow),
         pytest.param(ALL, ('bfloat16',), marks=pytest.mark.slow),
-        pytest.param(ALL, ('tf32', 'float32'), marks=pytest.mark.slow),
+        pytest.param(ALL, ('tf32',), marks=pytest.mark.slow),
+        pytest.param(ALL, ('float32',), marks=pytest.mark.slow),
     ],
     ids=str,
 )
