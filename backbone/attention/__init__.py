@@ -6,10 +6,12 @@ values are (B, H, W, n, d) everywhere; queries and keys come unturned and unscal
 An implementation is a module with three functions; all compute the same, ``naive`` as it stands:
 
 - ``supports(device, dtype, head_dim) -> str``: why it cannot run there, '' where it can;
-- ``tables(head_dim, rates, H, W, axial) -> Tables``: what depends on the grid alone;
+- ``tables(head_dim, rates, H, W, axial, dtype) -> Tables``: what depends on the grid and on
+  the dtype of queries alone;
 - ``attend(q, k, v, tables, axial) -> Tensor``: the attention, whole or along rows and columns.
 """
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,7 +23,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..kernels import build
-from . import cpu, flex, reference, sdpa, triton
+from . import cpu, flex, reference, sdpa, self_check, triton
 from .positions import Tables, decay_rates
 
 IMPLEMENTATIONS = {
@@ -31,8 +33,10 @@ IMPLEMENTATIONS = {
     'triton': triton,
     'flex': flex,
 }
-FASTEST = {'cpu': ('kernel', 'fused'), 'cuda': ('flex', 'fused')}
+FASTEST = {'cpu': ('kernel', 'fused'), 'cuda': ('triton', 'fused')}
 """What ``auto`` tries, best first, by kind of device; the last runs everywhere. Else ``fused``."""
+CHECKED = ('triton',)
+"""What ``auto`` takes only after a self-check on the device; by name it is taken as it is."""
 
 NAMES = (*IMPLEMENTATIONS, 'auto')
 
@@ -71,8 +75,6 @@ class ManhattanAttention:
             )
         if self.name == 'kernel':
             choose(self.name, *here)  # compiled now, not in the first pass
-        if self.name in ('flex', 'auto'):
-            flex.look_for_devices()
 
     def prepare(self, x: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The function ``(q, k, v) -> out`` for the grid, device and dtype of x (B, H, W, C)."""
@@ -84,7 +86,7 @@ class ManhattanAttention:
         dtype = torch.get_autocast_dtype(kind) if amp else x.dtype
         chosen = choose(self.name, x.device, dtype, self.head_dim)
         tables = grid_tables(
-            chosen, self.head_dim, self.heads, self.span, H, W, self.axial, x.device
+            chosen, self.head_dim, self.heads, self.span, H, W, self.axial, x.device, dtype
         )
         return partial(IMPLEMENTATIONS[chosen].attend, tables=tables, axial=self.axial)
 
@@ -107,11 +109,8 @@ def choose(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -
     """
     if name == 'auto':
         return _fastest(device, dtype, head_dim)
-    # a compiler cannot look while it traces; `kernel` was compiled when the model was built
-    if not torch.compiler.is_compiling():
-        reason = IMPLEMENTATIONS[name].supports(device, dtype, head_dim)
-        if reason:
-            raise RuntimeError(f"attention {name!r} cannot run here: {reason}; use 'auto'")
+    if reason := _problem(name, device, dtype, head_dim):
+        raise RuntimeError(f"attention {name!r} cannot run here: {reason}; use 'auto'")
     return name
 
 
@@ -121,7 +120,7 @@ def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
         return 'fused'  # the kernel's graph would be compiled anew for each size
     passed_over = ''
     for candidate in FASTEST.get(device.type, ('fused',)):
-        reason = IMPLEMENTATIONS[candidate].supports(device, dtype, head_dim)
+        reason = _problem(candidate, device, dtype, head_dim, candidate in CHECKED)
         if not reason:
             break
         passed_over += f' ({candidate}: {reason})'
@@ -130,12 +129,34 @@ def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     return candidate
 
 
+def _problem(
+    name: str, device: torch.device, dtype: torch.dtype, head_dim: int, checked: bool = False
+) -> str:
+    """Why an implementation is not to be taken there, '' where it is.
+
+    Args:
+        checked: whether its results must have passed the self-check as well.
+    """
+    implementation = IMPLEMENTATIONS[name]
+    reason = implementation.supports(device, dtype, head_dim)
+    if checked and not reason:
+        reason = self_check.problem(implementation, device, dtype, head_dim)
+    return reason
+
+
+# A compiler cannot look while it traces: it calls this and takes the answer. The mark is what
+# torch.compiler.assume_constant_result sets, which imports the compiler, a second, for it.
+_problem._dynamo_marked_constant = True
+
+
 def _tell(device: torch.device, chosen: str, passed_over: str) -> None:
     """Log a choice, once a process and device."""
     line = str(device), chosen, passed_over
     if line not in _told:
         _told.add(line)
-        print_log(f'RMT attention on {device}: {chosen}{passed_over}', logger='current')
+        # what is absent is told; what is here and wrong is worth a warning
+        level = logging.WARNING if self_check.FAILS in passed_over else logging.INFO
+        print_log(f'RMT attention on {device}: {chosen}{passed_over}', 'current', level)
 
 
 # --- the tables ----------------------------------------------------------------------------------
@@ -157,6 +178,7 @@ def grid_tables(
     W: int,
     axial: bool,
     device: torch.device,
+    dtype: torch.dtype,
 ) -> Tables:
     """An implementation's tables for an H x W grid, made anew or kept from an earlier call.
 
@@ -167,12 +189,12 @@ def grid_tables(
 
     def make() -> Tables:
         rates = decay_rates(heads, span, device)
-        return IMPLEMENTATIONS[name].tables(head_dim, rates, H, W, axial)
+        return IMPLEMENTATIONS[name].tables(head_dim, rates, H, W, axial, dtype)
 
     recorded = torch.compiler.is_compiling() or build.escaped()
     if recorded or type(torch.empty(0, device=device)) is not Tensor:
         return make()
-    key = (name, head_dim, heads, span, H, W, axial, device)
+    key = (name, head_dim, heads, span, H, W, axial, device, dtype)
     with _cache_lock:
         if key in _cache:
             _cache.move_to_end(key)

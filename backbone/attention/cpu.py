@@ -28,7 +28,7 @@ def supports(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     return build.problem()
 
 
-def tables(head_dim: int, rates: Tensor, H: int, W: int, axial: bool) -> Tables:
+def tables(head_dim: int, rates: Tensor, H: int, W: int, axial: bool, dtype: torch.dtype) -> Tables:
     """Cosines and sines (H, W, width), and the rates.
 
     Each angle stands twice, once a channel, the first sine of a pair negative; zeros fill up.

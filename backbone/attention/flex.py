@@ -4,50 +4,28 @@ Compiled once for all sizes. Not compiled (on a CPU) it writes the scores out: t
 prove that it computes the same.
 """
 
-import importlib.util
 from functools import cache, partial
 
 import torch
 from torch import Tensor
 
+from . import triton
 from .lines import rows_then_columns
 from .positions import Tables, complex_turns, rotate_complex
 
 HEAD_DIMS = (16, 32, 64, 128)
-LEAST_CAPABILITY = (8, 0)
-
-_capabilities: tuple[tuple[int, int], ...] | None = None
-
-
-def look_for_devices() -> None:
-    """Find the GPUs that are here, once; a compiler could not look while it traces."""
-    global _capabilities
-    if _capabilities is None:
-        count = torch.cuda.device_count()
-        _capabilities = tuple(torch.cuda.get_device_capability(i) for i in range(count))
 
 
 def supports(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """Why it cannot run there, '' where it can."""
     if device.type == 'cpu':
         return ''
-    if device.type != 'cuda':
-        return f'compiles for CUDA GPUs, not for {device.type}'
-    look_for_devices()
-    index = device.index or 0
-    if index >= len(_capabilities):
-        return f'there is no {device}'
-    if _capabilities[index] < LEAST_CAPABILITY:
-        found, least = ('.'.join(map(str, c)) for c in (_capabilities[index], LEAST_CAPABILITY))
-        return f'{device} has compute capability {found}, it takes {least}'
-    if importlib.util.find_spec('triton') is None:
-        return 'the package triton is not installed'
     if head_dim not in HEAD_DIMS:
         return f'a head has {head_dim} channels, it takes {", ".join(map(str, HEAD_DIMS))}'
-    return ''
+    return triton.problem(device)  # PyTorch makes Triton kernels of it
 
 
-def tables(head_dim: int, rates: Tensor, H: int, W: int, axial: bool) -> Tables:
+def tables(head_dim: int, rates: Tensor, H: int, W: int, axial: bool, dtype: torch.dtype) -> Tables:
     """Turns, the rates, and the lengths of a row and of a column."""
     lengths = torch.tensor([W, H], device=rates.device)
     return complex_turns(head_dim, H, W, rates.device), rates, lengths

@@ -37,7 +37,8 @@ def cos_sin(
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn adjacent channel pairs of (B, H, W, n, d): (a, b) -> (a cos - b sin, b cos + a sin)."""
-    a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # each (B, H, W, n, d / 2)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    a, b = wide.unflatten(-1, (-1, 2)).unbind(-1)  # each (B, H, W, n, d / 2)
     return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2).to(x.dtype)
 
 

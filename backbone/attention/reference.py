@@ -11,7 +11,7 @@ def supports(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     return ''
 
 
-def tables(head_dim: int, rates: Tensor, H: int, W: int, axial: bool) -> Tables:
+def tables(head_dim: int, rates: Tensor, H: int, W: int, axial: bool, dtype: torch.dtype) -> Tables:
     """Cosines, sines, and the decay.
 
     Axial: ``rate * |dw|`` in a row (n, W, W) and ``rate * |dh|`` in a column (n, H, H). Whole:
@@ -43,5 +43,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, tables: Tables, axial: bool) -> Tens
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:
     """``softmax(q k^T + decay) v`` over the second last axis; q k v (..., length, d)."""
-    scores = (q @ k.transpose(-1, -2)).float() + decay
+    scores = q @ k.transpose(-1, -2)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) + decay
     return scores.softmax(dim=-1).to(v.dtype) @ v

@@ -38,7 +38,6 @@ def interpreted() -> bool:
     return os.environ.get('TRITON_INTERPRET', '0').lower() in ('1', 'true', 'on', 'yes', 'y')
 
 
-@torch.compiler.assume_constant_result  # a compiler cannot look while it traces
 def problem(device: torch.device) -> str:
     """Why the kernels cannot run on a device, '' where they can."""
     if importlib.util.find_spec('triton') is None:
@@ -66,7 +65,7 @@ def problem(device: torch.device) -> str:
     return ''
 
 
-def tables(head_dim: int, rates: Tensor, H: int, W: int, axial: bool) -> Tables:
+def tables(head_dim: int, rates: Tensor, H: int, W: int, axial: bool, dtype: torch.dtype) -> Tables:
     """Turns (H W, d), cosine and sine of each pair in turn; rates to base 2; places.
 
     Places (2, P): the row and the column of each token where attention is whole, 0, 1, 2 ... of a

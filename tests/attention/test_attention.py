@@ -13,7 +13,7 @@ import torch
 from oracle import manhattan_attention
 
 from backbone import RMT, attention
-from backbone.attention import IMPLEMENTATIONS, NAMES, ManhattanAttention, cpu
+from backbone.attention import IMPLEMENTATIONS, NAMES, ManhattanAttention, cpu, triton
 from backbone.attention.positions import decay_rates, rotary_angles
 
 CPU = torch.device('cpu')
@@ -237,6 +237,7 @@ def test_auto_takes_the_first_of_the_fastest_that_can_and_never_the_formula(kind
     assert order[-1] == 'fused'
     assert 'naive' not in order
     cannot = set()
+    monkeypatch.setattr(attention.self_check, 'problem', lambda *_: '')
     for name, module in IMPLEMENTATIONS.items():
         monkeypatch.setattr(
             module, 'supports', lambda *_, name=name: 'not today' if name in cannot else ''
@@ -246,19 +247,26 @@ def test_auto_takes_the_first_of_the_fastest_that_can_and_never_the_formula(kind
         cannot.add(best)
 
 
-@pytest.mark.parametrize('kind', ['cuda', 'xpu'])
-def test_auto_without_its_best_choice_takes_sdpa_on_an_accelerator(kind, monkeypatch):
-    monkeypatch.setattr(attention.flex, 'supports', lambda *_: 'it is not here')
-    assert attention.choose('auto', torch.device(kind), torch.float16, 16) == 'fused'
+def test_auto_takes_triton_on_a_gpu_that_can_and_has_shown_it(monkeypatch):
+    capabilities = {0: (8, 0), 1: (7, 5), 2: (9, 0)}
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', capabilities.get)
+    monkeypatch.setattr(triton.importlib.util, 'find_spec', lambda name: object())
+    monkeypatch.setattr(
+        attention.self_check,
+        'problem',
+        lambda _, device, *__: 'its numbers are wrong' if device.index == 2 else '',
+    )
 
+    def chosen(index, head_dim=32):
+        return attention.choose('auto', torch.device('cuda', index), torch.float16, head_dim)
 
-def test_auto_takes_flex_on_a_gpu_that_can(monkeypatch):
-    gpu = torch.device('cuda', 0)
-    monkeypatch.setattr(attention.flex.importlib.util, 'find_spec', lambda name: object())
-    monkeypatch.setattr(attention.flex, '_capabilities', ((8, 0), (7, 5)))
-    assert attention.choose('auto', gpu, torch.float16, 32) == 'flex'
-    assert attention.choose('auto', torch.device('cuda', 1), torch.float16, 32) == 'fused'
-    assert attention.choose('auto', gpu, torch.float16, 24) == 'fused'
+    assert chosen(0) == 'triton'
+    assert chosen(1) == 'fused'  # too old
+    assert chosen(2) == 'fused'  # fails its self-check
+    assert chosen(0, head_dim=7) == 'fused'
+    by_name = attention.choose('triton', torch.device('cuda', 2), torch.float16, 32)
+    assert by_name == 'triton'
 
 
 @pytest.fixture
@@ -266,7 +274,7 @@ def lines(monkeypatch):
     """What the choice logs."""
     told = []
     monkeypatch.setattr(attention, '_told', set())
-    monkeypatch.setattr(attention, 'print_log', lambda text, **_: told.append(text))
+    monkeypatch.setattr(attention, 'print_log', lambda text, *_, **__: told.append(text))
     return told
 
 
@@ -320,7 +328,7 @@ def test_without_a_compiler_auto_computes_without_the_kernel(no_kernels, broken)
 )
 def test_tensors_that_do_not_fit_never_reach_the_kernel(change, told, monkeypatch):
     q, k, v = inputs((1, 4, 6, 2, 8))
-    cos, sin, rates = cpu.tables(8, torch.zeros(2), 4, 6, axial=True)
+    cos, sin, rates = cpu.tables(8, torch.zeros(2), 4, 6, True, torch.float32)
     sound = dict(q=q, k=k, v=v, cos=cos, sin=sin, rates=rates, mode=1)
     cpu.attention(**sound)
     with pytest.raises(ValueError, match=told):
@@ -411,7 +419,7 @@ def cache(monkeypatch):
 
 
 def grid_tables(name='fused', H=4, W=6, axial=True):
-    return attention.grid_tables(name, 8, 2, SPAN, H, W, axial, CPU)
+    return attention.grid_tables(name, 8, 2, SPAN, H, W, axial, CPU, torch.float32)
 
 
 def test_tables_of_a_size_are_made_once(cache):

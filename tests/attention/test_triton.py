@@ -58,7 +58,7 @@ def buffers(monkeypatch):
 
 def tables_of(shape, kind):
     _, H, W, n, d = shape
-    return triton.tables(d, decay_rates(n, SPAN, HERE), H, W, KINDS[kind])
+    return triton.tables(d, decay_rates(n, SPAN, HERE), H, W, KINDS[kind], torch.float32)
 
 
 # --- numbers -------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def test_width_of_a_head_needs_no_whole_vector(mode, d):
     torch.manual_seed(0)
     tensors = [torch.randn(1, H, W, n, d, requires_grad=True) for _ in range(3)]
     rates = torch.tensor([-0.1, -0.4])
-    tables = cpu.tables(d, rates, H, W, axial=True)
+    tables = cpu.tables(d, rates, H, W, True, torch.float32)
     out, _ = cpu.attention(*tensors, *tables, mode)
     if mode:
         with torch.no_grad():
@@ -109,7 +109,7 @@ def test_the_first_call_of_a_process_may_be_the_operators(tmp_path):
     arch = MINI | dict(channels=(12,) * 4, heads=(2,) * 4)  # 6 channels a head
     model = RMT(arch, out_indices=(0, 2), attention='kernel').eval()
     image, q = torch.randn(1, 3, 32, 48), torch.randn(3, 1, 5, 7, 2, 18)
-    tables = cpu.tables(18, torch.tensor([-0.1, -0.4]), 5, 7, axial=True)
+    tables = cpu.tables(18, torch.tensor([-0.1, -0.4]), 5, 7, True, torch.float32)
     torch.save([model, image, q, tables], tmp_path / 'given.pt')
     code = """if True:
         import copy, sys, torch
@@ -147,7 +147,7 @@ def test_memory_grows_with_the_tokens_and_stays_far_below_the_scores(mode, taken
     total = {}
     for side in (24, 48):
         q = torch.randn(1, side, side, 2, 16, requires_grad=True)
-        tables = cpu.tables(16, torch.tensor([-0.1, -0.4]), side, side, axial=True)
+        tables = cpu.tables(16, torch.tensor([-0.1, -0.4]), side, side, True, torch.float32)
         taken.clear()
         cpu.attention(q, q, q, *tables, mode)[0].sum().backward()
         total[side] = sum(taken)

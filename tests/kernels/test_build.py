@@ -274,7 +274,7 @@ def test_a_model_that_lives_elsewhere_compiles_nothing_and_does_not_speak_of_it(
     no_kernels('no-such-compiler')
     told = []
     monkeypatch.setattr(attention, '_told', set())
-    monkeypatch.setattr(attention, 'print_log', lambda text, **_: told.append(text))
+    monkeypatch.setattr(attention, 'print_log', lambda text, *_: told.append(text))
     model = RMT(MINI).train(training).to('meta')
     with torch.set_grad_enabled(training):
         features = model(torch.zeros(2, 3, 64, 64, device='meta'))
@@ -289,7 +289,7 @@ def test_a_model_that_lives_elsewhere_compiles_nothing_and_does_not_speak_of_it(
 @pytest.mark.parametrize('mode', [0, 1, 2])
 def test_an_empty_batch_has_an_empty_result(mode):
     q = torch.zeros(0, 4, 6, 2, 8, requires_grad=True)
-    cos, sin, rates = cpu.tables(8, torch.zeros(2), 4, 6, axial=True)
+    cos, sin, rates = cpu.tables(8, torch.zeros(2), 4, 6, True, torch.float32)
     out, _ = cpu.attention(q, q, q, cos, sin, rates, mode)
     out.sum().backward()
     assert out.shape == q.grad.shape == q.shape
