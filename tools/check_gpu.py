@@ -1,0 +1,179 @@
+#!/usr/bin/env python
+"""Whether RMT runs right and fast on this machine's GPU; what it prints belongs in a bug report.
+
+Every step runs in a process of its own. Without a GPU it says so and checks what it can: the
+kernels in Triton's interpreter, and a training step on the CPU. Ends with one line: ready, or what
+to do.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from support import cli
+from support.benchmarking.case import Case
+from support.files import atomic_write
+from support.gpu_checks import STEPS
+from support.paths import TOOLS
+
+MODELS = ('rmt-t', 'swin-t', 'resnet-50')
+SIZES = ((800, 1344), (512, 512))
+TAKEN = ('triton', 'fused')  # what `auto` may take on a GPU
+REPORT = 'set RMT_TRITON=off and report this output'
+TIMEOUT = 900  # seconds of a step: a first compilation may take minutes
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--device', default='cuda:0' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='also write all findings there')
+    parser.add_argument('--no-times', action='store_true', help='leave the measurements out')
+    return parser.parse_args()
+
+
+def run_step(step: str, device: str) -> dict:
+    """The findings of a step, or ``error``: what it raised, or how its process ended."""
+    env = dict(os.environ)
+    if device == 'cpu':
+        env['TRITON_INTERPRET'] = '1'
+    command = [sys.executable, '-W', 'ignore', '-m', 'support.gpu_checks', step, device]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=TOOLS,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        return dict(error=f'no answer within {TIMEOUT} s')
+    if done.returncode == 0:
+        return json.loads(done.stdout.splitlines()[-1])
+    lines = done.stderr.strip().splitlines()
+    return dict(error=lines[-1] if lines else f'the process ended with {done.returncode}')
+
+
+# --- what is printed -----------------------------------------------------------------------------
+
+
+def show_versions(found: dict) -> None:
+    for name, value in found.items():
+        if name == 'packages':
+            value = ', '.join(f'{k} {v or "absent"}' for k, v in value.items())
+        elif name == 'memory':
+            value = f'{value / 2**30:.0f} GiB'
+        print(f'  {name:<12} {value or "none"}')
+
+
+def show_implementations(found: dict) -> None:
+    for name, reasons in found.items():
+        different = sorted({reason for reason in reasons.values() if reason})
+        print(f'  {name:<12} {"; ".join(different) or "can run"}')
+
+
+def show_exactness(found: dict) -> None:
+    for name, result in found.items():
+        told = result.get('error') or f'{result["worst"]:.1e} (limit {result["limit"]:.0e})'
+        print(f'  {name:<24} {told}')
+
+
+def show(found: dict) -> None:
+    for name, value in found.items():
+        print(f'  {name:<18} {value}')
+
+
+SHOW = {'versions': show_versions, 'implementations': show_implementations,
+        'exactness': show_exactness}  # fmt: skip
+
+
+def measure(device: str) -> list[dict]:
+    """Time and memory of each implementation and of rivals, in float16."""
+    from benchmark import has_package, run  # the command beside this one
+    from support.benchmarking.report import summary
+
+    common = Case('rmt-t', dtype='float16', device=torch.device(device).type, seconds=10)
+    cases = []
+    for height, width in SIZES:
+        for mode in ('inference', 'training'):
+            case = replace(common, height=height, width=width, mode=mode)
+            cases += [replace(case, attention=name) for name in ('triton', 'fused', 'naive')]
+            if has_package('mmdet'):
+                cases += [replace(case, model=name) for name in MODELS[1:]]
+    results, start = [], time.time()
+    for i, case in enumerate(cases):
+        left = (time.time() - start) / i * (len(cases) - i) if i else math.nan
+        result = run(case)
+        about = '' if math.isnan(left) else f', about {left / 60:.0f} min left'
+        words = f'{case.model} {case.attention} {case.mode} {case.height}x{case.width}'
+        print(f'  [{i + 1}/{len(cases)}{about}] {words}: {summary(result)}', flush=True)
+        results.append(result)
+    return results
+
+
+# --- the last line -------------------------------------------------------------------------------
+
+
+def verdict(found: dict[str, dict], device: str) -> str:
+    """'' where all is well, else what to do, the first thing first."""
+    if device == 'cpu':
+        return (
+            'no GPU is visible to PyTorch: nvidia-smi says whether the driver sees one, '
+            'docs/install.md which torch has CUDA'
+        )
+    for step in ('versions', 'implementations'):
+        if error := found[step].get('error'):
+            return f'{step}: {error}'
+    exactness = found['exactness']
+    if error := exactness.get('error'):
+        return f'the self-check ended: {error}; {REPORT}'
+    for name, result in exactness.items():
+        if not name.startswith(TAKEN):
+            continue
+        if error := result.get('error'):
+            return f'{name}: {error}; {REPORT}'
+        if not result['worst'] <= result['limit']:  # a NaN is wrong
+            return f'{name}: off by {result["worst"]:.1e}; {REPORT}'
+    reasons = set(found['implementations']['triton'].values())
+    if error := found['operators'].get('error'):
+        return f"mmcv's operators: {error}; compile them for CUDA (docs/install.md)"
+    if error := found['training_step'].get('error'):
+        return f'a training step: {error}; report this output'
+    if not found['training_step']['finite_gradients']:
+        return 'a training step gives gradients that are not finite; report this output'
+    if any(reasons):
+        return f'runs, but slowly: triton: {next(filter(None, sorted(reasons)))}'
+    return ''
+
+
+def main() -> None:
+    args = parse_args()
+    if torch.device(args.device).type == 'cuda' and not torch.cuda.is_available():
+        raise cli.UserError(f'--device {args.device}: no CUDA GPU is visible to PyTorch')
+    if args.device == 'cpu':
+        print("No GPU: the kernels are checked in Triton's interpreter, the rest on the CPU.")
+    found: dict[str, dict] = {}
+    for step in STEPS:
+        print(f'{step.replace("_", " ")}:', flush=True)
+        found[step] = run_step(step, args.device)
+        (show if 'error' in found[step] else SHOW.get(step, show))(found[step])
+    if args.device != 'cpu' and not args.no_times:
+        print('times, float16:')
+        found['times'] = measure(args.device)
+    if args.json:
+        atomic_write(args.json, json.dumps(found, indent=1))
+    problem = verdict(found, args.device)
+    print(f'not ready: {problem}' if problem else 'ready')
+    sys.exit(1 if problem else 0)
+
+
+if __name__ == '__main__':
+    cli.run(main)
