@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .attention import ManhattanAttention
+from .kernels.compiled import even_sides
 
 NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
 
@@ -57,7 +58,12 @@ class PatchEmbed(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.proj(x.contiguous(memory_format=torch.channels_last))
+        x = x.contiguous(memory_format=torch.channels_last)
+        if torch.compiler.is_compiling():
+            for layer in self.proj:
+                x = layer(even_sides(x) if getattr(layer, 'stride', None) == (2, 2) else x)
+        else:
+            x = self.proj(x)
         return x.permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
 
 
@@ -180,7 +186,7 @@ class Downsample(nn.Module):
         self.norm = build_norm(norm_cfg, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.reduction(x.permute(0, 3, 1, 2)))  # (B, C', H/2, W/2)
+        x = self.norm(self.reduction(even_sides(x.permute(0, 3, 1, 2))))  # (B, C', H/2, W/2)
         return x.permute(0, 2, 3, 1)  # -> (B, H/2, W/2, C')
 
 

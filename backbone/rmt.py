@@ -12,11 +12,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .attention import ManhattanAttention
+from .kernels.compiled import let_inductor_order_symbols
 from .kernels.layers import accelerate
 from .layers import Block, Downsample, PatchEmbed, Stage
 
@@ -254,6 +256,8 @@ class RMT(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) -> contiguous (B, Ci, ceil(H / stride), ceil(W / stride)), one an index."""
+        if torch.compiler.is_compiling():
+            let_inductor_order_symbols()
         x = self.patch_embed(x)
         features = []
         for i, stage in enumerate(self.layers):

@@ -1,9 +1,12 @@
 """torch.compile takes the whole model as one graph, which serves every size."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from golden import recipe_input
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._inductor import config as inductor
 
 from backbone import RMT
 
@@ -58,3 +61,47 @@ def test_compiled_gradients_equal_eager_ones(attention):
         run(x)[0].square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def quick_inductor(tmp_path, monkeypatch):
+    """The default backend with nothing kept from before; g++ does not optimise."""
+    cxx = tmp_path / 'g++'  # what it is told from its name
+    cxx.write_text('#!/bin/sh\nexec /usr/bin/env g++ "$@" -O0\n')
+    cxx.chmod(0o755)
+    cache = tmp_path / 'inductor'
+    monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(cache))
+    options = {'cpp.cxx': (None, str(cxx)), 'cpp.simdlen': 1, 'compile_threads': 1}
+    with inductor.patch({**options, 'cpp_cache_precompile_headers': False}):
+        yield cache
+
+
+def results(run: torch.nn.Module, model: RMT, x: torch.Tensor) -> list[torch.Tensor]:
+    """Features of x and, in training, the gradients of all weights."""
+    model.zero_grad()
+    with torch.set_grad_enabled(model.training):
+        features = run(x)
+        if not model.training:
+            return [*features]
+        sum(f.square().mean() for f in features).backward()
+    return [*features, *(p.grad for p in model.parameters())]
+
+
+def assert_generated_code_equals_eager(model: RMT, sizes: list, cache: Path, **options) -> None:
+    compiled = torch.compile(model, fullgraph=True, **options)
+    for height, width in sizes:
+        x = recipe_input((1, 3, height, width))
+        found, expected = results(compiled, model, x), results(model, model, x)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert list(cache.rglob('*.so'))  # generated, compiled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('axial', [True, False], ids=['axial', 'whole'])
+@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+def test_default_backend_serves_every_size(axial, training, quick_inductor):
+    torch.manual_seed(0)
+    size = SMALL | dict(axial=(axial, False, False, False))
+    model = RMT(size, out_indices=(0,), attention='auto').train(training)
+    sizes = [(64, 96), (75, 118), (96, 64)]
+    assert_generated_code_equals_eager(model, sizes, quick_inductor, dynamic=True)

@@ -95,6 +95,10 @@ LEFT_OUT = {
 }
 
 
+def test_size_is_tiny_unless_told():
+    assert RMT(out_indices=(0,)).variant is VARIANTS['tiny']
+
+
 @pytest.mark.parametrize('arch', unless_quick(RELEASED, lambda arch: arch == 'tiny'))
 def test_golden_features_notice_any_part_left_out_of_a_last_block(arch):
     model, seen = golden_model(arch, 'naive'), []
