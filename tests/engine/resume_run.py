@@ -43,7 +43,9 @@ class Noise(Dataset):
 class Toy(BaseModel):
     def __init__(self):
         super().__init__()
-        self.backbone = MODELS.build(dict(type='RMT', arch=MINI, drop_path_rate=0.5))
+        self.backbone = MODELS.build(
+            dict(type='RMT', arch=MINI, out_indices=(3,), drop_path_rate=0.5)
+        )
         self.head = torch.nn.Linear(48, 1)
 
     def forward(self, inputs, target, mode='tensor'):
