@@ -109,23 +109,24 @@ def choose(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -
     """
     if name == 'auto':
         return _fastest(device, dtype, head_dim)
-    if reason := _problem(name, device, dtype, head_dim):
-        raise RuntimeError(f"attention {name!r} cannot run here: {reason}; use 'auto'")
+    # a compiler cannot look while it traces; `kernel` was compiled when the model was built
+    if not torch.compiler.is_compiling():
+        reason = IMPLEMENTATIONS[name].supports(device, dtype, head_dim)
+        if reason:
+            raise RuntimeError(f"attention {name!r} cannot run here: {reason}; use 'auto'")
     return name
 
 
 def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    compiling = torch.compiler.is_compiling()
-    if compiling and device.type == 'cpu':
-        return 'fused'  # the kernel's graph would be compiled anew for each size
+    if torch.compiler.is_compiling():
+        return 'fused'  # nothing can be checked, and the kernel's graph would be of one size
     passed_over = ''
     for candidate in FASTEST.get(device.type, ('fused',)):
         reason = _problem(candidate, device, dtype, head_dim, candidate in CHECKED)
         if not reason:
             break
         passed_over += f' ({candidate}: {reason})'
-    if not compiling:
-        _tell(device, candidate, passed_over)
+    _tell(device, candidate, passed_over)
     return candidate
 
 
@@ -142,11 +143,6 @@ def _problem(
     if checked and not reason:
         reason = self_check.problem(implementation, device, dtype, head_dim)
     return reason
-
-
-# A compiler cannot look while it traces: it calls this and takes the answer. The mark is what
-# torch.compiler.assume_constant_result sets, which imports the compiler, a second, for it.
-_problem._dynamo_marked_constant = True
 
 
 def _tell(device: torch.device, chosen: str, passed_over: str) -> None:

@@ -4,7 +4,6 @@ import types
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from backbone import attention
@@ -146,23 +145,3 @@ def test_auto_falls_back_with_one_warning_and_a_name_is_taken_as_it_is(played, m
     assert line.startswith('RMT attention on cpu: fused (played: its self-check fails: the result')
     assert level == attention.logging.WARNING
     assert attention.choose('played', CPU, torch.float32, 16) == 'played'
-
-
-def test_a_compiler_has_the_check_run_and_does_not_trace_it(played):
-    ran = []
-
-    def attend(q, k, v, tables, axial):
-        ran.append(type(q))
-        return reference.attend(q, k, v, tables, axial)
-
-    played.attend = attend
-
-    def function(x):
-        reason = attention._problem('played', x.device, torch.float32, 16, True)
-        return x if reason else x + 1
-
-    backend = CompileCounterWithBackend('eager')
-    compiled = torch.compile(function, fullgraph=True, backend=backend)
-    assert torch.equal(compiled(torch.zeros(2)), torch.ones(2))
-    assert set(ran) == {torch.Tensor}
-    assert backend.op_count == 1
