@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..kernels import build
 from . import cpu, flex, reference, sdpa, self_check, triton
-from .positions import Tables, decay_rates
+from .positions import Tables, decay_rates, holds_numbers
 
 IMPLEMENTATIONS = {
     'naive': reference,
@@ -122,7 +122,7 @@ def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
         return 'fused'  # nothing can be checked, and the kernel's graph would be of one size
     passed_over = ''
     for candidate in FASTEST.get(device.type, ('fused',)):
-        reason = _problem(candidate, device, dtype, head_dim, candidate in CHECKED)
+        reason = _reason_against(candidate, device, dtype, head_dim)
         if not reason:
             break
         passed_over += f' ({candidate}: {reason})'
@@ -130,17 +130,11 @@ def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     return candidate
 
 
-def _problem(
-    name: str, device: torch.device, dtype: torch.dtype, head_dim: int, checked: bool = False
-) -> str:
-    """Why an implementation is not to be taken there, '' where it is.
-
-    Args:
-        checked: whether its results must have passed the self-check as well.
-    """
+def _reason_against(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Why ``auto`` does not take an implementation there, '' where it does."""
     implementation = IMPLEMENTATIONS[name]
     reason = implementation.supports(device, dtype, head_dim)
-    if checked and not reason:
+    if not reason and name in CHECKED:
         reason = self_check.problem(implementation, device, dtype, head_dim)
     return reason
 
@@ -188,7 +182,7 @@ def grid_tables(
         return IMPLEMENTATIONS[name].tables(head_dim, rates, H, W, axial, dtype)
 
     recorded = torch.compiler.is_compiling() or build.escaped()
-    if recorded or type(torch.empty(0, device=device)) is not Tensor:
+    if recorded or not holds_numbers(device):
         return make()
     key = (name, head_dim, heads, span, H, W, axial, device, dtype)
     with _cache_lock:

@@ -11,6 +11,11 @@ Tables = tuple[Tensor, ...]
 """What depends on the grid alone; each implementation has its own."""
 
 
+def holds_numbers(device: torch.device) -> bool:
+    """Whether a tensor made there now is a real one, not one of a shape alone (fake tensors)."""
+    return type(torch.empty(0, device=device)) is Tensor
+
+
 def rotary_angles(head_dim: int, device: torch.device | None = None) -> Tensor:
     """Angle of each pair of channels per position step, (d / 2,)."""
     exponents = torch.linspace(0, 1, head_dim // 2, dtype=torch.float32, device=device)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .positions import decay_rates
+from .positions import decay_rates, holds_numbers
 
 GRID, HEADS, SPAN = (5, 77), 2, 4
 
@@ -46,7 +46,7 @@ def problem(
     with _lock:
         if key in _verdicts:
             return _verdicts[key]
-        if not _can_compute(device):
+        if _is_capturing(device) or not holds_numbers(device):
             return 'not checked yet, and nothing can be computed here'
         try:
             found = list(deviations(implementation, device, dtype, head_dim))
@@ -60,10 +60,8 @@ def problem(
         return _verdicts[key]
 
 
-def _can_compute(device: torch.device) -> bool:
-    if device.type == 'cuda' and torch.cuda.is_current_stream_capturing():
-        return False
-    return type(torch.empty(0, device=device)) is Tensor
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == 'cuda' and torch.cuda.is_current_stream_capturing()
 
 
 def deviations(
