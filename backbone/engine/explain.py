@@ -38,8 +38,14 @@ def explained(cfg: Any, section: str | None = None) -> Iterator[None]:
         line = explain(error, cfg)
         if not (line or section):
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise ConfigError(line or f'{section}: {" ".join(str(text).split())}') from error
+        raise ConfigError(line or f'{section}: {one_line(error)}') from error
+
+
+def one_line(error: object) -> str:
+    """The text of an error without line breaks."""
+    # str(KeyError) is the repr of its argument
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return ' '.join(str(text).split())
 
 
 def explain(error: Exception, cfg: Any) -> str | None:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from backbone.engine import ConfigError
+from backbone.engine.explain import one_line
 from backbone.weights.match import CheckpointError
 
 LOST_PEER = 3  # as in support/launch.py
@@ -25,13 +26,6 @@ LOST_PEER = 3  # as in support/launch.py
 
 class UserError(Exception):
     """A mistake of the user's; the message is one line: what is wrong, where, what to do."""
-
-
-def one_line(error: object) -> str:
-    """The text of an error without line breaks."""
-    # str(KeyError) is the repr of its argument
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return ' '.join(str(text).split())
 
 
 # where launchers say which process of its machine this is: torchrun, srun, Open MPI, MPICH and
