@@ -99,6 +99,23 @@ def _turn(x, turns, BACK: tl.constexpr, D: tl.constexpr):
     return tl.reshape(tl.join(a * cos - b * sin, b * cos + a * sin), (x.shape[0], D))
 
 
+@part
+def _store_grad(
+    at, grad, inside, TURNS, places, d: tl.constexpr, D: tl.constexpr, ADD: tl.constexpr,
+    TURN: tl.constexpr,
+):  # fmt: skip
+    """Put a gradient of queries or keys, (tokens, D), in its place.
+
+    ADD: to what is there; TURN: back, to the gradient of what came unturned.
+    """
+    if ADD:
+        grad += tl.load(at, mask=inside, other=0.0).to(tl.float32)
+    if TURN:
+        turns = tl.load(TURNS + _offsets(places, d, D), mask=inside, other=0.0)
+        grad = _turn(grad, turns, True, D)
+    tl.store(at, grad.to(at.dtype.element_ty), mask=inside)
+
+
 # --- kernels -------------------------------------------------------------------------------------
 
 
@@ -185,10 +202,7 @@ def query_kernel(
     M: tl.constexpr, N: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr,
     ADD: tl.constexpr, TURN: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of M queries, and each one's ``grad out`` for :func:`key_kernel`.
-
-    ADD: to what is there; TURN: back, to the gradient of what came unturned.
-    """
+    """Gradient of M queries, and each one's ``grad out`` for :func:`key_kernel`."""
     tiles = (length + M - 1) // M
     item, tile = tl.program_id(0) // tiles, tl.program_id(0) % tiles
     line, head = item // heads, item % heads
@@ -225,14 +239,8 @@ def query_kernel(
         grad_q = _dot(grad_s.to(k.dtype), k, grad_q, PRECISION)
         k_at += N * step
         v_at += N * v_token.to(tl.int64) * UNIT
-    grad_q *= LN2
-    if ADD:
-        grad_q += tl.load(GRAD_Q + here, mask=inside, other=0.0).to(tl.float32)
-    if TURN:
-        place = (line % inner) * across + offs * along
-        turns = tl.load(TURNS + _offsets(place, d, D), mask=inside, other=0.0)
-        grad_q = _turn(grad_q, turns, True, D)
-    tl.store(GRAD_Q + here, grad_q.to(GRAD_Q.dtype.element_ty), mask=inside)
+    places = (line % inner) * across + offs * along
+    _store_grad(GRAD_Q + here, grad_q * LN2, inside, TURNS, places, d, D, ADD, TURN)
 
 
 @kernel
@@ -279,12 +287,6 @@ def key_kernel(
         grad_k = _dot(grad_s.to(q.dtype), q, grad_k, PRECISION)
         q_at += M * step
         grad_at += M * g_token.to(tl.int64) * UNIT
-    grad_k *= scale
-    if ADD:
-        grad_k += tl.load(GRAD_K + here, mask=inside, other=0.0).to(tl.float32)
-    if TURN:
-        place = (line % inner) * across + offs * along
-        turns = tl.load(TURNS + _offsets(place, d, D), mask=inside, other=0.0)
-        grad_k = _turn(grad_k, turns, True, D)
-    tl.store(GRAD_K + here, grad_k.to(GRAD_K.dtype.element_ty), mask=inside)
+    places = (line % inner) * across + offs * along
+    _store_grad(GRAD_K + here, grad_k * scale, inside, TURNS, places, d, D, ADD, TURN)
     tl.store(GRAD_V + here, grad_v.to(GRAD_V.dtype.element_ty), mask=inside)
