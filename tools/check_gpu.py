@@ -8,11 +8,10 @@ to do.
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
-import time
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from support.files import atomic_write
 from support.gpu_checks import STEPS
 from support.paths import TOOLS
 
-MODELS = ('rmt-t', 'swin-t', 'resnet-50')
+RIVALS = ('swin-t', 'resnet-50')
 SIZES = ((800, 1344), (512, 512))
 TAKEN = ('triton', 'fused')  # what `auto` may take on a GPU
 REPORT = 'set RMT_TRITON=off and report this output'
@@ -97,8 +96,7 @@ SHOW = {'versions': show_versions, 'implementations': show_implementations,
 
 def measure(device: str) -> list[dict]:
     """Time and memory of each implementation and of rivals, in float16."""
-    from benchmark import has_package, run  # the command beside this one
-    from support.benchmarking.report import summary
+    from benchmark import collect, has_package  # the command beside this one
 
     common = Case('rmt-t', dtype='float16', device=torch.device(device).type, seconds=10)
     cases = []
@@ -107,15 +105,10 @@ def measure(device: str) -> list[dict]:
             case = replace(common, height=height, width=width, mode=mode)
             cases += [replace(case, attention=name) for name in ('triton', 'fused', 'naive')]
             if has_package('mmdet'):
-                cases += [replace(case, model=name) for name in MODELS[1:]]
-    results, start = [], time.time()
-    for i, case in enumerate(cases):
-        left = (time.time() - start) / i * (len(cases) - i) if i else math.nan
-        result = run(case)
-        about = '' if math.isnan(left) else f', about {left / 60:.0f} min left'
-        words = f'{case.model} {case.attention} {case.mode} {case.height}x{case.width}'
-        print(f'  [{i + 1}/{len(cases)}{about}] {words}: {summary(result)}', flush=True)
-        results.append(result)
+                cases += [replace(case, model=name) for name in RIVALS]
+    results: list[dict] = []
+    with tempfile.TemporaryDirectory() as folder:  # what it keeps to go on from is not needed
+        collect(cases, results, Path(folder) / 'times.json')
     return results
 
 
