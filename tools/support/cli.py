@@ -60,7 +60,7 @@ def run(main: Callable[[], None]) -> None:
     """Run a tool's ``main``; what a user can put right ends in one line."""
     logging.Handler.handleError = _stop_where_nobody_reads
     try:
-        main()
+        _wait_for_workers(main)
         sys.stdout.flush()
     # the last: a loss is NaN
     except (UserError, CheckpointError, ConfigError, FloatingPointError) as error:
@@ -147,9 +147,24 @@ def _killed_worker(error: BaseException | None) -> str | None:
     return None
 
 
+def _wait_for_workers(main: Callable[[], None]) -> None:
+    """Run ``main``; where a pipe's other end is gone, let PyTorch say which worker has died.
+
+    It raises that at a signal, wherever this process is when that comes.
+    """
+    try:
+        main()
+    except BrokenPipeError:
+        raise
+    except (ConnectionError, EOFError):
+        time.sleep(1)
+        raise
+
+
 def _lost_peer(error: Exception) -> bool:
-    """Whether another process of a run without GPUs is gone."""
-    return bool(re.search(r'Connection (closed|reset) by peer', str(error)))
+    """Whether another process of a run without GPUs is gone, as gloo says it."""
+    told = isinstance(error, RuntimeError)  # a pipe of this process's own raises ConnectionError
+    return told and bool(re.search(r'Connection (closed|reset) by peer', str(error)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
