@@ -177,7 +177,10 @@ def test_the_line_names_the_process_that_began_it(
 CHILD = """
 import os, signal, sys, time
 os.write(1, f'{os.getpid()}\\n'.encode())  # in one piece
+open(os.environ['RANK'], 'w').close()
 if os.environ['RANK'] == '1' and sys.argv[1] == 'die':
+    while not os.path.exists('0'):  # the other one has said its id
+        time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 time.sleep(300)
 """
@@ -222,3 +225,34 @@ def test_ctrl_c_ends_all_in_one_line(sent: signal.Signals, beginning: str, tmp_p
     (line,) = said.splitlines()
     assert line == f'{beginning}training goes on from its last checkpoint with --resume'
     assert not any(map(lives, processes))
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+from torch.distributed.elastic.multiprocessing import api
+begin = api.get_subprocess_handler
+def begin_and_interrupt(**arguments):
+    handler = begin(**arguments)
+    os.kill(os.getpid(), getattr(signal, os.environ['SENT']))
+    return handler
+api.get_subprocess_handler = begin_and_interrupt
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+@pytest.mark.skipif(not Path('/proc/self/task').exists(), reason='needs /proc, which Linux has')
+@pytest.mark.parametrize('sent', ['SIGINT', 'SIGTERM'])
+def test_ctrl_c_while_processes_start_leaves_none(sent: str, tmp_path: Path) -> None:
+    """torchrun does not know of them yet; one that lives on would keep the pipe open."""
+    script = tmp_path / 'train.py'
+    script.write_text('import time; time.sleep(15); open("outlived", "w")')
+    launcher = ROOT / 'tools/support/launch.py'
+    done = run_command(
+        sys.executable, '-c', INTERRUPTED, launcher, script, 'config.py', '2',
+        cwd=tmp_path, SENT=sent,
+    )  # fmt: skip
+    assert done.returncode == 128 + signal.Signals[sent]
+    assert done.stderr.startswith('error: ')
+    assert done.stderr.count('\n') == 1
+    assert not (tmp_path / 'outlived').exists()

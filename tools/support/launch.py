@@ -18,6 +18,7 @@ import os
 import re
 import socket
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -103,11 +104,21 @@ def main() -> None:
     try:
         run.run(run.parse_args(arguments))
     except KeyboardInterrupt:
+        end_children()
         refuse(f'interrupted{later}', 128 + signal.SIGINT)
     except SignalException as error:
+        end_children()
         refuse(f'stopped by {error.sigval.name}{later}', 128 + error.sigval)
     except ChildFailedError as error:
         refuse(*why(error.failures))
+
+
+def end_children() -> None:
+    """Stop what torchrun does not know of: it was itself stopped while it started them."""
+    for listed in Path('/proc/self/task').glob('*/children'):  # Linux
+        for process in map(int, listed.read_text().split()):
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
 
 
 def why(failures: dict[int, ProcessFailure]) -> tuple[str, int]:
