@@ -10,19 +10,11 @@ except ImportError as error:
         f'{list(getattr(__import__("sys").modules.get("backbone"), "__path__", []))}'
     ) from None
 
-# `backbone` registers RMT, `backbone.engine` the runner that understands the two keys below.
+# `backbone` registers RMT, `backbone.engine` the runner: it understands the two keys below and
+# brings hooks of its own (OWN_HOOKS in backbone/engine/runner.py), whatever `custom_hooks` says.
 custom_imports = dict(imports=['backbone', 'backbone.engine'], allow_failed_imports=False)
 runner_type = 'RMTRunner'
 
 # ImageNet weights of the backbone: a file, e.g. `--cfg-options pretrained=RMT-S.pth`.
 # The other key, `data_root`, stands in the data sets' bases.
 pretrained = None
-
-# Weights load completely or are refused; a resumed run goes on as if it had not stopped; a run that
-# is too short to learn warns, one that computes NaN ends.
-custom_hooks = [
-    dict(type='StrictLoadHook'),
-    dict(type='SeedByIterationHook'),
-    dict(type='ShortRunHook'),
-    dict(type='StopAtInvalidLossHook', patience=10),
-]

@@ -126,14 +126,32 @@ class PortableRunner(Runner):
         plan.take_effect(self.logger)
 
 
+OWN_HOOKS = ('StrictLoadHook', 'SeedByIterationHook', 'ShortRunHook', 'StopAtInvalidLossHook')
+"""Weights load completely or are refused; a resumed run goes on as if it had not stopped; a run
+that is too short to learn warns, one that computes NaN ends."""
+
+
 @RUNNERS.register_module()
 class RMTRunner(PortableRunner):
-    """The portable runner, and the keys of :mod:`backbone.engine.keys`."""
+    """The portable runner, the keys of :mod:`backbone.engine.keys`, and hooks of its own.
+
+    A config's ``custom_hooks`` come beside :data:`OWN_HOOKS`; one of these that stands there, with
+    other arguments, counts as it stands.
+    """
 
     @classmethod
     def from_cfg(cls, cfg: Config) -> 'RMTRunner':
         """Build from ``cfg``, which itself stays as it is."""
         return super().from_cfg(apply_keys(copy.deepcopy(cfg)))
+
+    def register_hooks(
+        self, default_hooks: dict | None = None, custom_hooks: list | None = None
+    ) -> None:
+        given = list(custom_hooks or [])
+        kinds = [hook.get('type') if isinstance(hook, dict) else type(hook) for hook in given]
+        named = {getattr(kind, '__name__', str(kind)).split('.')[-1] for kind in kinds}
+        ours = [dict(type=name) for name in OWN_HOOKS if name not in named]
+        super().register_hooks(default_hooks, ours + given)
 
     def train(self) -> nn.Module:
         """Say so where a backbone starts from noise, then train."""

@@ -19,6 +19,8 @@ from torch import nn
 from backbone import RMT
 from backbone.engine import PortableRunner, RMTRunner
 from backbone.engine.keys import lacks_weights
+from backbone.engine.runner import OWN_HOOKS
+from backbone.engine.watch import StopAtInvalidLossHook
 
 
 @pytest.mark.parametrize(('processes', 'expected'), [(1, 1.25e-5), (8, 1e-4), (32, 4e-4)])
@@ -248,6 +250,29 @@ def test_a_model_without_an_rmt_trains_with_the_configs_runner(
     runner.train()
     assert (tmp_path / 'epoch_1.pth').is_file()
     assert 'from scratch' not in log(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'given', [None, [dict(type='EMAHook')], [StopAtInvalidLossHook(3)]], ids=str
+)
+def test_hooks_of_a_config_come_beside_ours(
+    given: list | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    runner = RMTRunner.from_cfg(small_config(tmp_path, custom_hooks=given))
+    found = [type(hook).__name__ for hook in runner.hooks]
+    assert all(found.count(name) == 1 for name in OWN_HOOKS)
+    assert 'EMAHook' not in str(given) or 'EMAHook' in found
+
+
+def test_a_config_sets_what_one_of_our_hooks_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    hook = dict(type='mmengine.StopAtInvalidLossHook', patience=3)
+    runner = RMTRunner.from_cfg(small_config(tmp_path, custom_hooks=[hook]))
+    (found,) = (hook for hook in runner.hooks if isinstance(hook, StopAtInvalidLossHook))
+    assert found.patience == 3
 
 
 def test_an_rmt_is_found_wherever_it_is_in_a_model() -> None:

@@ -18,9 +18,8 @@ from mmengine.structures import BaseDataElement
 from processes import run
 
 from backbone.engine import PortableRunner, watch
+from backbone.engine.runner import OWN_HOOKS
 from backbone.engine.watch import InvalidLossError
-
-HOOKS_OF_EVERY_RUN = Config.fromfile(ROOT / 'backbone/_base_/runtime.py').custom_hooks
 
 
 class Photos(list):
@@ -60,7 +59,7 @@ def build(
     work_dir: Path, kind: type[Runner] = Runner, patience: int = 3, iterations: int = 12, **model
 ) -> Runner:
     """A run of single images, saved every second iteration, with the hooks of every config."""
-    hooks = [dict(hook) for hook in HOOKS_OF_EVERY_RUN]
+    hooks = [dict(type=name) for name in OWN_HOOKS]
     for hook in hooks:
         if hook['type'] == 'StopAtInvalidLossHook':
             hook['patience'] = patience
