@@ -11,23 +11,31 @@ import cv2
 import numpy as np
 import pytest
 from conftest import DET_CONFIG, SEG_CONFIG, load_tool
+from mmseg.datasets import ADE20KDataset
+from PIL import Image
+from pycocotools import mask as coco_mask
 from tiny_data import write_image
 
 SMALL_SEG = ['test_dataloader.dataset.pipeline.1.scale=(128,96)']
 
 
+@pytest.fixture
+def small(tiny_det: list[str]) -> dict[str, list[str]]:
+    """By config, ``--cfg-options`` that make a prediction quick."""
+    few = [o for o in tiny_det if o.startswith('model.test_cfg') or 'test_dataloader.dat' in o]
+    return {DET_CONFIG: few, SEG_CONFIG: SMALL_SEG}
+
+
 @pytest.mark.parametrize('config', [DET_CONFIG, SEG_CONFIG])
 def test_pictures_and_findings(
-    config: str, tmp_path: Path, tiny_coco: Path, tiny_det: list[str],
+    config: str, tmp_path: Path, tiny_coco: Path, small: dict[str, list[str]],
     checkpoints: dict[str, Path], run_tool: Callable[..., int],
 ) -> None:  # fmt: skip
-    few = [o for o in tiny_det if o.startswith('model.test_cfg') or 'test_dataloader.dat' in o]
-    options = few if config == DET_CONFIG else SMALL_SEG
     folder = tiny_coco / 'val2017'
     one = tiny_coco / 'train2017/000000000002.jpg'
     status = run_tool(
         'image_demo', config, checkpoints[config], folder, one, '--out-dir', tmp_path / 'out',
-        '--score-thr', '0', '--cfg-options', *options,
+        '--score-thr', '0', '--masks', '--cfg-options', *small[config],
     )  # fmt: skip
     assert status == 0
     found = json.loads((tmp_path / 'out/predictions.json').read_text())
@@ -38,9 +46,43 @@ def test_pictures_and_findings(
         assert picture.shape == cv2.imread(path).shape
         if config == DET_CONFIG:
             assert len(result) == 5
-            assert set(result[0]) == {'class', 'score', 'box_xyxy'}
+            assert set(result[0]) == {'class', 'score', 'box_xyxy', 'mask'}
+            assert coco_mask.decode(result[0]['mask']).shape == picture.shape[:2]
         else:
             assert sum(result.values()) == pytest.approx(1, abs=0.01)
+            labels = np.asarray(Image.open(tmp_path / 'out' / f'{below}.labels.png'))
+            assert labels.shape == picture.shape[:2]
+            classes = ('other', *ADE20KDataset.METAINFO['classes'])  # as in ADE20K's files
+            assert {classes[i] for i in np.unique(labels)} == set(result)
+
+
+@pytest.mark.parametrize('config', [DET_CONFIG, SEG_CONFIG])
+def test_a_batch_finds_what_one_at_a_time_does(
+    config: str, tmp_path: Path, small: dict[str, list[str]], checkpoints: dict[str, Path],
+    run_tool: Callable[..., int],
+) -> None:  # fmt: skip
+    rng = np.random.default_rng(0)
+    for i, shape in enumerate([(96, 128), (96, 128), (128, 96), (96, 128)]):
+        write_image(tmp_path / f'in/{i}.png', rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+    found = []
+    for size in (1, 3):
+        out = tmp_path / f'out{size}'
+        status = run_tool(
+            'image_demo', config, checkpoints[config], tmp_path / 'in', '--out-dir', out,
+            '--batch-size', size, '--score-thr', '0', '--cfg-options', *small[config],
+        )  # fmt: skip
+        assert status == 0
+        found.append(json.loads((out / 'predictions.json').read_text()))
+    one, batch = found
+    assert list(one) == list(batch)
+    for name, results in one.items():
+        if config == SEG_CONFIG:
+            assert batch[name] == pytest.approx(results, abs=2e-3)
+            continue
+        for a, b in zip(results, batch[name], strict=True):
+            assert a['class'] == b['class']
+            assert a['score'] == pytest.approx(b['score'], abs=2e-4)
+            assert a['box_xyxy'] == pytest.approx(b['box_xyxy'], abs=0.2)
 
 
 def folder_with_one_good_image(folder: Path, good: Path) -> list[Path]:
@@ -84,7 +126,7 @@ def test_what_is_no_image_is_named_and_the_others_are_done(
     for path in broken:
         assert errors.count(f'{path}: ') == 1
         assert re.search(rf'{path}: .+; left out', errors)
-    assert f'error: {len(broken)} of {len(broken) + 1} images could not be read' in errors
+    assert f'error: {len(broken)} of {len(broken) + 1} inputs could not be read' in errors
     found = json.loads((tmp_path / 'out/predictions.json').read_text())
     assert list(found) == [str(folder / 'd_good.jpg')]
     assert (tmp_path / 'out/d_good.jpg.png').is_file()
@@ -107,24 +149,6 @@ def test_images_of_one_name_have_a_picture_each(
     assert list(json.loads(Path('out/predictions.json').read_text())) == images
     pictures = {str(p.relative_to('out')) for p in Path('out').rglob('*.png')}
     assert pictures == {'a/x.jpg.png', 'b/x.jpg.png', 'b/x.png.png'}
-
-
-@pytest.mark.parametrize('interruption', [KeyboardInterrupt(), OSError(28, 'No space left')])
-def test_what_was_found_before_an_interruption_is_kept(
-    interruption: BaseException, tmp_path: Path, tiny_coco: Path
-) -> None:
-    demo = load_tool('image_demo').demo
-    images = sorted((tiny_coco / 'val2017').iterdir())
-
-    def predict(path: Path, picture: np.ndarray, place: Path) -> str:
-        if path == images[2]:
-            raise interruption
-        return 'found'
-
-    with pytest.raises(type(interruption)):
-        demo(images, predict, tmp_path)
-    found = json.loads((tmp_path / 'predictions.json').read_text())
-    assert found == {str(path): 'found' for path in images[:2]}
 
 
 def test_a_place_that_cannot_be_written_is_said_before_anything_is_built(
