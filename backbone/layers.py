@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import ManhattanAttention
+from .attention import StageAttention
 from .kernels.compiled import even_sides
 
 NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
@@ -35,6 +35,13 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
     norm = NORMS[kind](channels, **kwargs)
     norm.requires_grad_(requires_grad)
     return norm
+
+
+def init_linear(module: nn.Module) -> None:
+    """Give a linear layer the weights that training begins with; leave any other as it is."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
 
 
 class PatchEmbed(nn.Module):
@@ -196,7 +203,7 @@ class Stage(nn.Module):
     def __init__(
         self,
         blocks: list[Block],
-        attention: ManhattanAttention,
+        attention: StageAttention,
         downsample: Downsample | None,
         with_cp: bool,
     ) -> None:

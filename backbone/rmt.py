@@ -17,10 +17,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .attention import ManhattanAttention
+from .attention import StageAttention, head_width
 from .kernels.compiled import let_inductor_order_symbols
 from .kernels.layers import accelerate
-from .layers import Block, Downsample, PatchEmbed, Stage
+from .layers import Block, Downsample, PatchEmbed, Stage, init_linear
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,7 @@ class Variant:
             if not isinstance(value, tuple) or len(value) != NUM_STAGES:
                 raise ValueError(f'arch: {name} needs {NUM_STAGES} entries, one a stage: {value!r}')
         for channels, heads in zip(self.channels, self.heads, strict=True):
-            if channels % (2 * heads):
-                raise ValueError(
-                    f'arch: {channels} channels over {heads} heads: a head needs an even width, '
-                    'its channels are turned in pairs'
-                )
+            head_width(channels, heads)
 
 
 NUM_STAGES = 4
@@ -236,8 +232,12 @@ class RMT(nn.Module):
                 )
                 for j in range(variant.depths[i])
             ]
-            manhattan = ManhattanAttention(
-                attention, heads, channels // heads, variant.decay_span[i], variant.axial[i]
+            manhattan = StageAttention(
+                attention,
+                heads,
+                head_width(channels, heads),
+                variant.decay_span[i],
+                variant.axial[i],
             )
             downsample = None
             if i < num_stages - 1:
@@ -249,7 +249,7 @@ class RMT(nn.Module):
         )
         if attention != 'naive':
             accelerate(self)
-        self.apply(self._init_layer)
+        self.apply(init_linear)
         self._freeze()
         self._register_load_state_dict_pre_hook(self._before_loading)
         self.register_load_state_dict_post_hook(_after_loading)
@@ -346,12 +346,6 @@ class RMT(nn.Module):
             raise ValueError(
                 f'drop_path_rate {drop_path_rate}: choose from 0 up to, not including, 1'
             )
-
-    @staticmethod
-    def _init_layer(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
 
     def _freeze(self) -> None:
         if self.frozen_stages < 0:

@@ -130,5 +130,5 @@ def uninitialised() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for layer in (nn.Linear, nn.modules.conv._ConvNd):
             patch.setattr(layer, 'reset_parameters', lambda self: None)
-        patch.setattr(RMT, '_init_layer', staticmethod(lambda module: None))
+        patch.setattr('backbone.rmt.init_linear', lambda module: None)
         yield

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from golden import recipe_input
+from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor import config as inductor
 
-from backbone import RMT
+from backbone import RMT, ManhattanAttention
 
 SMALL = dict(
     channels=(8, 8, 16, 16),
@@ -76,8 +77,8 @@ def quick_inductor(tmp_path, monkeypatch):
         yield cache
 
 
-def results(run: torch.nn.Module, model: RMT, x: torch.Tensor) -> list[torch.Tensor]:
-    """Features of x and, in training, the gradients of all weights."""
+def results(run: nn.Module, model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """What is made of x and, in training, the gradients of all weights."""
     model.zero_grad()
     with torch.set_grad_enabled(model.training):
         features = run(x)
@@ -87,10 +88,12 @@ def results(run: torch.nn.Module, model: RMT, x: torch.Tensor) -> list[torch.Ten
     return [*features, *(p.grad for p in model.parameters())]
 
 
-def assert_generated_code_equals_eager(model: RMT, sizes: list, cache: Path, **options) -> None:
+def assert_generated_code_equals_eager(
+    model: nn.Module, shapes: list, cache: Path, **options
+) -> None:
     compiled = torch.compile(model, fullgraph=True, **options)
-    for height, width in sizes:
-        x = recipe_input((1, 3, height, width))
+    for shape in shapes:
+        x = recipe_input(shape)
         found, expected = results(compiled, model, x), results(model, model, x)
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert list(cache.rglob('*.so'))  # generated, compiled
@@ -103,5 +106,14 @@ def test_default_backend_serves_every_size(axial, training, quick_inductor):
     torch.manual_seed(0)
     size = SMALL | dict(axial=(axial, False, False, False))
     model = RMT(size, out_indices=(0,), attention='auto').train(training)
-    sizes = [(64, 96), (75, 118), (96, 64)]
-    assert_generated_code_equals_eager(model, sizes, quick_inductor, dynamic=True)
+    shapes = [(1, 3, 64, 96), (1, 3, 75, 118), (1, 3, 96, 64)]
+    assert_generated_code_equals_eager(model, shapes, quick_inductor, dynamic=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('axial', [True, False], ids=['axial', 'whole'])
+def test_default_backend_takes_the_attention_of_other_networks(axial, quick_inductor):
+    torch.manual_seed(0)
+    layer = ManhattanAttention(16, 2, axial=axial)
+    shapes = [(1, 5, 7, 16), (1, 9, 6, 16)]
+    assert_generated_code_equals_eager(layer, shapes, quick_inductor, dynamic=True)

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from backbone.attention import ManhattanAttention
+from backbone.attention import StageAttention
 from backbone.layers import Block, DropPath
 
 
 def attend(device):
     x = torch.zeros(1, 4, 6, 8, device=device)
-    return ManhattanAttention('auto', 2, 4, 4, axial=False).prepare(x)
+    return StageAttention('auto', 2, 4, 4, axial=False).prepare(x)
 
 
 @pytest.mark.parametrize('gamma', [None, 0.3])

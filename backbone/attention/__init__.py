@@ -12,6 +12,7 @@ An implementation is a module with three functions; all compute the same, ``naiv
 """
 
 import logging
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -42,7 +43,7 @@ NAMES = (*IMPLEMENTATIONS, 'auto')
 
 
 @dataclass(frozen=True)
-class ManhattanAttention:
+class StageAttention:
     """The attention of one stage, which all its blocks share. Has no weights.
 
     Attributes:
@@ -53,7 +54,8 @@ class ManhattanAttention:
         axial: along rows and columns instead of whole.
 
     Raises:
-        ValueError: an unknown name; the message lists the choices, and why one cannot run here.
+        ValueError: an unknown name; the message lists the choices, and why one cannot run here. A
+            span that is negative or no number.
         RuntimeError: a name that cannot run on any device of this machine.
     """
 
@@ -73,6 +75,8 @@ class ManhattanAttention:
             raise ValueError(
                 f'attention {self.name!r} is unknown; choose from {", ".join(choices)}, auto'
             )
+        if not 0 <= self.span < math.inf:
+            raise ValueError(f'span {self.span}: choose a number from 0 on')
         if self.name == 'kernel':
             choose(self.name, *here)  # compiled now, not in the first pass
 
@@ -89,6 +93,20 @@ class ManhattanAttention:
             chosen, self.head_dim, self.heads, self.span, H, W, self.axial, x.device, dtype
         )
         return partial(IMPLEMENTATIONS[chosen].attend, tables=tables, axial=self.axial)
+
+
+def head_width(channels: int, heads: int) -> int:
+    """Channels d of each head.
+
+    Raises:
+        ValueError: the heads do not divide the channels into even parts.
+    """
+    if heads < 1 or channels < 1 or channels % (2 * heads):
+        raise ValueError(
+            f'heads: {channels} channels over {heads} heads: a head needs an even width, '
+            'its channels are turned in pairs'
+        )
+    return channels // heads
 
 
 def nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

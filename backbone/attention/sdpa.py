@@ -30,15 +30,17 @@ def supports(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
 def tables(head_dim: int, rates: Tensor, H: int, W: int, axial: bool, dtype: torch.dtype) -> Tables:
     """Turns, and the decay: on a CPU in float32, elsewhere :func:`masks`.
 
+    For queries in float64 it is in float64 too: PyTorch reads a mask of float32 wrongly there.
     Axial: ``rate * |dw|`` in a row (1, n, W, W) and ``rate * |dh|`` in a column (1, n, H, H).
     Whole: the windows of :func:`toeplitz_windows`.
     """
     turns = complex_turns(head_dim, H, W, rates.device)
     if rates.device.type != 'cpu':
         return turns, *masks(rates, H, W, axial, dtype)
+    wide = torch.promote_types(dtype, torch.float32)
     if axial:
-        return turns, line_decay(rates, W)[None], line_decay(rates, H)[None]
-    return turns, toeplitz_windows(rates, H, W)
+        return turns, line_decay(rates, W)[None].to(wide), line_decay(rates, H)[None].to(wide)
+    return turns, toeplitz_windows(toeplitz_table(rates, H, W).to(wide))
 
 
 def masks(rates: Tensor, H: int, W: int, axial: bool, dtype: torch.dtype) -> Tables:
@@ -70,15 +72,15 @@ def toeplitz_table(rates: Tensor, H: int, W: int) -> Tensor:
     return cols[:, :, None, :] + rates[:, None, None, None] * offset[:, None]
 
 
-def toeplitz_windows(rates: Tensor, H: int, W: int) -> Tensor:
-    """The decay between all places as windows of one small table, (H, n, W, L).
+def toeplitz_windows(table: Tensor) -> Tensor:
+    """The decay between all places as windows of :func:`toeplitz_table`, (H, n, W, L).
 
     With the query rows in reverse order, row r = H - 1 - h starts at entry r of the table, so all
     windows are one view of positive strides. It holds n W (2H - 1) W numbers instead of n L L.
     """
-    table = toeplitz_table(rates, H, W)
-    row = (2 * H - 1) * W
-    return table.as_strided((H, rates.numel(), W, H * W), (W, W * row, row, 1))
+    n, W, entries, _ = table.shape
+    H, row = (entries + 1) // 2, entries * W
+    return table.as_strided((H, n, W, H * W), (W, W * row, row, 1))
 
 
 def mask_of_rows(table: Tensor, rows: range, dtype: torch.dtype) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from oracle import manhattan_attention
 
 from backbone import RMT, attention
-from backbone.attention import IMPLEMENTATIONS, NAMES, ManhattanAttention, cpu, triton
+from backbone.attention import IMPLEMENTATIONS, NAMES, StageAttention, cpu, triton
 from backbone.attention.positions import decay_rates, rotary_angles
 
 CPU = torch.device('cpu')
@@ -48,7 +48,7 @@ def inputs(shape, scale=1.0, seed=0, device=CPU):
 
 def stage(name, shape, axial):
     *_, n, d = shape
-    return ManhattanAttention(name, n, d, SPAN, axial)
+    return StageAttention(name, n, d, SPAN, axial)
 
 
 def skip_unless_here(name, device, dtype, head_dim):

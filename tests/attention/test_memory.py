@@ -6,7 +6,7 @@ from test_rmt import MINI_WHOLE, build, image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from backbone.attention import ManhattanAttention
+from backbone.attention import StageAttention
 
 
 class Allocations(TorchDispatchMode):
@@ -29,7 +29,7 @@ class Allocations(TorchDispatchMode):
 
 def allocations(kind, name, H, W, training, n=2, d=8):
     tensors = [torch.randn(1, H, W, n, d, requires_grad=training) for _ in range(3)]
-    attend = ManhattanAttention(name, n, d, 4, kind == 'axial').prepare(tensors[0].flatten(-2))
+    attend = StageAttention(name, n, d, 4, kind == 'axial').prepare(tensors[0].flatten(-2))
     tables = attend.keywords['tables']
     with Allocations() as counted:
         out = attend(*tensors)

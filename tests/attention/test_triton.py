@@ -13,7 +13,7 @@ from test_attention import KINDS, SPAN, error, formula, inputs
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from backbone import RMT
-from backbone.attention import IMPLEMENTATIONS, ManhattanAttention, decay_rates, triton
+from backbone.attention import IMPLEMENTATIONS, StageAttention, decay_rates, triton
 
 HERE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 why_not = triton.supports(HERE, torch.float32, 16)
@@ -188,7 +188,7 @@ def test_operator_is_well_formed(kind):
 @runs
 @every_kind
 def test_one_graph_serves_every_size_and_gives_the_same_gradients(kind):
-    stage = ManhattanAttention('triton', 1, 16, SPAN, KINDS[kind])
+    stage = StageAttention('triton', 1, 16, SPAN, KINDS[kind])
     counter = CompileCounterWithBackend('aot_eager')
 
     def attend(q, k, v):

@@ -12,7 +12,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_hook
 
 from backbone import RMT, layers
-from backbone.attention import ManhattanAttention
+from backbone.attention import StageAttention
 from backbone.kernels.layers import accelerate
 
 PARAMETRIZED = (nn.Conv2d, nn.Linear)
@@ -118,7 +118,7 @@ def test_second_derivatives_are_refused():
     conv = layers.DepthwiseConv(8, 3)
     accelerate(conv)
     x = torch.randn(1, 4, 6, 2, 8, requires_grad=True)
-    attend = ManhattanAttention('kernel', 2, 8, 4, axial=True).prepare(x.flatten(-2))
+    attend = StageAttention('kernel', 2, 8, 4, axial=True).prepare(x.flatten(-2))
     for run, told in ((lambda x: conv(x[..., 0, :]), 'differentiate twice'),
                       (lambda x: attend(x, x, x), 'rmt.attention_backward')):  # fmt: skip
         (gradient,) = torch.autograd.grad(run(x).square().sum(), x, create_graph=True)

@@ -10,7 +10,7 @@ from test_convolution import assert_same_gradients, fast
 from torch import nn
 
 from backbone import RMT, layers
-from backbone.attention import ManhattanAttention
+from backbone.attention import StageAttention
 from backbone.kernels import layers as fast_layers
 
 
@@ -21,7 +21,7 @@ def pair(kind, *args):
 
 
 def attend(name='auto', H=4, W=6):
-    return ManhattanAttention(name, 2, 4, 4, axial=False).prepare(torch.zeros(1, H, W, 8))
+    return StageAttention(name, 2, 4, 4, axial=False).prepare(torch.zeros(1, H, W, 8))
 
 
 # --- the layers ----------------------------------------------------------------------------------

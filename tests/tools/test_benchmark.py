@@ -12,7 +12,7 @@ from conftest import load_tool
 from support.benchmarking import report
 from support.benchmarking.case import operator_kind
 
-from backbone.attention import ManhattanAttention
+from backbone.attention import StageAttention
 from backbone.kernels import build
 
 
@@ -182,7 +182,7 @@ def test_published_ap_is_what_mmdets_model_zoo_says(model, folder, name):
 def test_attention_in_columns_shows_among_the_operators_as_that_in_rows_does():
     if reason := build.problem():
         pytest.skip(reason)
-    attention = ManhattanAttention('kernel', heads=2, head_dim=16, span=4, axial=True)
+    attention = StageAttention('kernel', heads=2, head_dim=16, span=4, axial=True)
     q, k, v = torch.randn(3, 1, 24, 20, 2, 16)
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.inference_mode(), torch.profiler.profile(activities=activities) as profile:
