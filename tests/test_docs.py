@@ -32,6 +32,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, MODELS, VISUALIZERS, init_default_scope
 from support import config as tools_config
 
+from backbone import RMT
+
 NO_CODE = {
     'backbone/           what another code base imports: torch and mmengine alone': 'the tree',
     'tools ──> engine ──> weights ──> rmt ──> kernels/layers ──> layers ──> attention ──> '
@@ -45,9 +47,39 @@ NO_CODE = {
 }
 """Blocks that are neither program, config nor commands, by their first line."""
 
+
+@functools.cache
+def untrained(config: str) -> dict:
+    """The checkpoint of a model as it begins."""
+    cfg = tools_config.read_config(str(ROOT / config), {})
+    init_default_scope(cfg.default_scope)
+    classes = dict(classes=cfg.classes, palette=cfg.palette)
+    return dict(meta=dict(dataset_meta=classes), state_dict=MODELS.build(cfg.model).state_dict())
+
+
+def make_demo(data: str, config: str, checkpoint: str) -> None:
+    """Make here what the demos leave behind, with a model as it begins."""
+    for folder in ('backbone', 'det_configs', 'seg_configs'):
+        Path(folder).symlink_to(ROOT / folder)
+    load_tool('shapes_dataset').make_dataset(data, data.endswith('_ade'), dict(train=1, val=1))
+    Path(checkpoint).parent.mkdir(parents=True)
+    torch.save(untrained(config), checkpoint)
+
+
 PROGRAMS = {
     "torch.load('IN.pth', weights_only=False)": lambda: torch.save(
         {'model': torch.nn.Linear(1, 1)}, 'IN.pth'
+    ),
+    "'RMT-T.pth'": lambda: torch.save({'model': RMT('tiny').state_dict()}, 'RMT-T.pth'),
+    "'work_dirs/demo/": lambda: make_demo(
+        'data/shapes',
+        'det_configs/shapes/mask_rcnn_rmt_t_fpn_shapes.py',
+        'work_dirs/demo/iter_330.pth',
+    ),
+    "'work_dirs/demo-seg/": lambda: make_demo(
+        'data/shapes_ade',
+        'seg_configs/shapes/fpn_rmt_t_shapes.py',
+        'work_dirs/demo-seg/iter_300.pth',
     ),
 }
 """What stands in for the files that a program reads: by a part of it, what makes them."""
