@@ -16,6 +16,11 @@ from support.prediction.inputs import Reader, batches, find_sources
 from support.prediction.model import Predict, build, predictor
 from support.prediction.progress import Progress
 from support.prediction.results import Results
+from support.prediction.tiles import slide, tiled
+
+OVERLAP = 0.25
+MOST_OVERLAP = 0.9  # ten times the tiles of none
+LEAST_TILE = 32  # the backbone's stride
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,13 +36,25 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--coco-json', metavar='FILE', help="objects as COCO's results too")
     parser.add_argument('--batch-size', type=int, default=1, help='pictures at a time (1)')
+    parser.add_argument(
+        '--tile', type=int, metavar='SIZE', help='in parts of so many pixels a side'
+    )
+    parser.add_argument(
+        '--overlap', type=float, metavar='SHARE', help=f'of neighbouring tiles ({OVERLAP})'
+    )
     parser.add_argument('--frames', type=int, help='most frames of a video or camera (all)')
     parser.add_argument('--device', default=get_device(), help='cuda:0, cpu, ... (GPU if any)')
     cli.add_cfg_options(parser)
     args = parser.parse_args()
-    for name in ('batch_size', 'frames'):
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise cli.UserError(f'--{name.replace("_", "-")} {value}: give 1 or more')
+    for name, least in dict(batch_size=1, frames=1, tile=LEAST_TILE).items():
+        if (value := getattr(args, name)) is not None and value < least:
+            raise cli.UserError(f'--{name.replace("_", "-")} {value}: give {least} or more')
+    if args.overlap is None:
+        args.overlap = OVERLAP
+    elif not args.tile:
+        raise cli.UserError('--overlap: is of tiles; give their --tile SIZE too')
+    if not 0 <= args.overlap <= MOST_OVERLAP:
+        raise cli.UserError(f'--overlap {args.overlap}: give a share from 0 to {MOST_OVERLAP}')
     return args
 
 
@@ -75,6 +92,8 @@ def main() -> None:
     sources = find_sources(args.images)
     where = places.plan(sources, args.out_dir, args.coco_json, segmentation and args.masks)
     places.check(where, sources, args.out_dir, args.overwrite)
+    if args.tile and segmentation:
+        slide(cfg, args.tile, args.overlap)
     model, dataset = build(cfg, args.checkpoint, args.device)
     meta = model.dataset_meta
     coco = None
@@ -83,9 +102,14 @@ def main() -> None:
         print(f'{args.coco_json}: {coco.ids}', flush=True)
 
     reader = Reader(sources, args.frames)
+    progress = Progress(reader)
+    predict = predictor(model, cfg)
+    if args.tile and not segmentation:
+        batch = (args.batch_size, args.score_thr)
+        predict = tiled(predict, args.tile, args.overlap, *batch, tell=progress.tell)
     draw = Drawing(cfg, meta, **({} if segmentation else {'pred_score_thr': args.score_thr}))
     results = Results(where, draw, meta, args.score_thr, args.masks, coco)
-    demo(reader, predictor(model, cfg), results, Progress(reader), args.batch_size)
+    demo(reader, predict, results, progress, args.batch_size)
     if reader.failed:
         raise cli.UserError(f'{len(reader.failed)} of {len(sources)} inputs could not be read')
 

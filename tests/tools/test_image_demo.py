@@ -85,6 +85,31 @@ def test_a_batch_finds_what_one_at_a_time_does(
             assert a['box_xyxy'] == pytest.approx(b['box_xyxy'], abs=0.2)
 
 
+@pytest.mark.parametrize('config', [DET_CONFIG, SEG_CONFIG])
+def test_tiles(
+    config: str, tmp_path: Path, tiny_coco: Path, small: dict[str, list[str]],
+    checkpoints: dict[str, Path], run_tool: Callable[..., int],
+) -> None:  # fmt: skip
+    image = tiny_coco / 'val2017/000000000001.jpg'
+    height, width = cv2.imread(str(image)).shape[:2]
+    status = run_tool(
+        'image_demo', config, checkpoints[config], image, '--out-dir', tmp_path, '--masks',
+        '--score-thr', '0', '--tile', 64, '--overlap', '0.5', '--batch-size', 2,
+        '--cfg-options', *small[config],
+    )  # fmt: skip
+    assert status == 0
+    (result,) = json.loads((tmp_path / 'predictions.json').read_text()).values()
+    if config == DET_CONFIG:
+        assert len(result) > 5  # as many as one tile shows
+        boxes = np.array([each['box_xyxy'] for each in result])
+        assert (boxes.max(axis=0)[2:] > [width - 20, height - 20]).all()
+        assert {tuple(each['mask']['size']) for each in result} == {(height, width)}
+    else:
+        labels = np.asarray(Image.open(tmp_path / '000000000001.jpg.labels.png'))
+        assert labels.shape == (height, width)
+        assert sum(result.values()) == pytest.approx(1, abs=0.01)
+
+
 def folder_with_one_good_image(folder: Path, good: Path) -> list[Path]:
     """Files that are no images in every way, and between them one that is; returns the former."""
     content = good.read_bytes()

@@ -157,6 +157,29 @@ def test_progress_says_how_long_it_takes(
     assert last == '3/3 predictions/2.png.png'
 
 
+def test_tiles_are_put_together_before_anything_is_written(tool: Callable[..., int]) -> None:
+    picture = np.zeros((150, 400, 3), np.uint8)
+    for x in (20, 90, 210, 370):
+        picture[70:90, x : x + 20] = 255
+    write_image(Path('large.png'), picture)
+    shapes = set()
+
+    def predict(pictures: list[np.ndarray]) -> list:
+        shapes.update(each.shape[:2] for each in pictures)
+        return find_squares(pictures)
+
+    tool.predict = predict
+    assert tool('large.png', '--tile', 100, '--masks', '--coco-json', 'coco.json') == 0
+    assert shapes == {(150, 400), (100, 100)}
+    (found,) = json.loads(Path('predictions/predictions.json').read_text()).values()
+    expected = [[x, 70, x + 20, 90] for x in (20, 90, 210, 370)]
+    assert sorted(boxes(found)) == expected
+    entries = json.loads(Path('coco.json').read_text())
+    assert sorted(each['bbox'] for each in entries) == [[x, 70, 20, 20] for x in (20, 90, 210, 370)]
+    drawn = cv2.imread('predictions/large.png.png')
+    assert np.ptp(drawn[85, 215].astype(int)) > 20
+
+
 def test_masks_that_a_detector_lacks_leave_nothing_behind(
     tool: Callable[..., int], capfd: pytest.CaptureFixture
 ) -> None:
@@ -179,6 +202,9 @@ def test_masks_that_a_detector_lacks_leave_nothing_behind(
     [
         (('--batch-size', 0), '--batch-size 0: give 1 or more'),
         (('--frames', -1), '--frames -1: give 1 or more'),
+        (('--tile', 31), '--tile 31: give 32 or more'),
+        (('--overlap', 0.5), '--overlap: is of tiles; give their --tile SIZE too'),
+        (('--tile', 64, '--overlap', 1), '--overlap 1.0: give a share from 0 to 0.9'),
     ],
 )
 def test_numbers_without_sense_are_refused(
