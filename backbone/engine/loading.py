@@ -89,9 +89,16 @@ class StrictLoadHook(Hook):
 
     Training may also start from a backbone file or from one made with ``--drop-head``; what the
     file has not then stays as initialised, and the log says so.
+
+    Args:
+        own_classes: training starts from a detector or segmentor of other classes: its layers whose
+            size is the class count are left out and start anew, and the log says so.
     """
 
     priority = 'VERY_HIGH'  # before hooks that copy the state dict, as EMAHook does
+
+    def __init__(self, own_classes: bool = False) -> None:
+        self.own_classes = own_classes
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         # mmengine says neither whether it resumes nor what it is about to run
@@ -99,7 +106,9 @@ class StrictLoadHook(Hook):
         if resuming:
             _check_resumable(checkpoint)
         config = runner.cfg.filename
-        result = match_checkpoint(runner.model, checkpoint, training and not resuming, config)
+        result = match_checkpoint(
+            runner.model, checkpoint, training and not resuming, config, self.own_classes
+        )
         checkpoint['state_dict'] = result.state_dict
 
 

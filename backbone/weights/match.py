@@ -111,12 +111,18 @@ def load_model(model: nn.Module, file: str) -> Checkpoint:
 
 
 def match_checkpoint(
-    model: nn.Module, checkpoint: dict, training: bool, config: str | None = None
+    model: nn.Module,
+    checkpoint: dict,
+    training: bool,
+    config: str | None = None,
+    own_classes: bool = False,
 ) -> Match:
     """Match a checkpoint with a detector or segmentor; heads may lack only before training.
 
     Args:
         config: the file of the model's config, for advice.
+        own_classes: the file's classes are others: before training, its layers whose size is the
+            class count are left out.
     """
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
@@ -134,6 +140,15 @@ def match_checkpoint(
         raise CheckpointError(
             f'{source}: an {description}, without the heads that the config needs; '
             'train from it (load_from), or give a trained file'
+        )
+    if own_classes and training and not description.is_backbone:
+        dropped = [name for name in state_dict if description.is_class_layer(name)]
+        state_dict = {n: tensor for n, tensor in state_dict.items() if n not in set(dropped)}
+        headless |= {name for name in model.state_dict() if ours.is_class_layer(name)}
+        print_log(
+            f'{source}: the classes are others: its class layers are left out and start anew: '
+            f'{first_few(dropped, 12)}',
+            'current',
         )
     advice = how_to_fine_tune(source, config) if training else ''
     result = match(model, state_dict, source, headless.__contains__, advice)

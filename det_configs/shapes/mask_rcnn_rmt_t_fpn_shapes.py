@@ -1,49 +1,21 @@
 """Mask R-CNN with RMT-T from scratch on the built-in shapes, at a size for two cores.
 
-The backbone is the whole RMT-T; what is cut down is behind it: widths, proposals, samples.
+The backbone is the whole RMT-T; what is cut down is behind it, in `../_base_/narrow.py`.
 """
 
-_base_ = '../mask_rcnn_rmt_t_fpn_1x_coco.py'
+_base_ = ['../_base_/mask_rcnn_narrow.py', '../../backbone/_base_/rmt_t.py']
 
 data_root = 'data/shapes'  # made by tools/shapes_dataset.py
 classes = ('disc', 'square', 'triangle', 'star', 'cross')
 palette = [(230, 60, 60), (240, 220, 40), (40, 220, 90), (60, 120, 255), (230, 80, 230)]
 num_classes = len(classes)
 image_scale = (192, 192)  # the longer side
-channels = 64
-strides = [4, 8, 16, 32]
 
-roi_extractor = dict(
-    # One sample a bin: on a CPU the adaptive number takes a quarter of a training step.
-    roi_layer=dict(sampling_ratio=1),
-    out_channels=channels,
-    featmap_strides=strides,
-    finest_scale=28,  # levels change at sides of 56, 112, 224: half the usual, as the images are
-)
 model = dict(
-    data_preprocessor=dict(pad_size_divisor=16),
     # Some hundred iterations: regularising costs more than it gives. No GPU: no SyncBN.
-    backbone=dict(norm_cfg=dict(type='BN'), drop_path_rate=0.0),
-    neck=dict(out_channels=channels, num_outs=4),
-    rpn_head=dict(
-        in_channels=channels,
-        feat_channels=channels,
-        anchor_generator=dict(scales=[4], strides=strides),  # 16, 32, 64, 128 pixels
-    ),
-    roi_head=dict(
-        bbox_roi_extractor=roi_extractor,
-        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=num_classes),
-        mask_roi_extractor=roi_extractor,
-        mask_head=dict(
-            num_convs=2, in_channels=channels, conv_out_channels=channels, num_classes=num_classes
-        ),
-    ),
-    train_cfg=dict(
-        rpn=dict(sampler=dict(num=128)),
-        rpn_proposal=dict(nms_pre=300, max_per_img=150),
-        rcnn=dict(sampler=dict(num=64, pos_fraction=0.5)),
-    ),
-    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(max_per_img=30)),
+    backbone=dict(_base_.rmt, norm_cfg=dict(type='BN'), drop_path_rate=0.0),
+    neck=dict(in_channels=_base_.channels),
+    roi_head=dict(bbox_head=dict(num_classes=num_classes), mask_head=dict(num_classes=num_classes)),
 )
 
 train_pipeline = [

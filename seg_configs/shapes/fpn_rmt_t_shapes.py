@@ -1,26 +1,20 @@
 """Semantic FPN with RMT-T from scratch on the built-in shapes, at a size for two cores."""
 
-_base_ = '../fpn_rmt_t_80k_ade20k.py'
+_base_ = ['../_base_/fpn_narrow.py', '../../backbone/_base_/rmt_t.py']
 
 data_root = 'data/shapes_ade'  # made by tools/shapes_dataset.py --ade
 classes = ('ground', 'disc', 'square', 'triangle', 'star', 'cross')
 palette = [(120, 120, 120), (230, 60, 60), (240, 220, 40)]
 palette += [(40, 220, 90), (60, 120, 255), (230, 80, 230)]
 size = (144, 192)  # height and width of a scene at three quarters
-channels = 64
 norm_cfg = dict(type='BN', requires_grad=True)  # no GPU: no SyncBN
 
 model = dict(
     data_preprocessor=dict(size=size),
     # Some hundred iterations: regularising costs more than it gives.
-    backbone=dict(norm_cfg=norm_cfg, drop_path_rate=0.0),
-    neck=dict(out_channels=channels),
-    decode_head=dict(
-        in_channels=[channels] * 4,
-        channels=channels,
-        num_classes=len(classes),
-        norm_cfg=norm_cfg,
-    ),
+    backbone=dict(_base_.rmt, norm_cfg=norm_cfg, drop_path_rate=0.0),
+    neck=dict(in_channels=_base_.channels),
+    decode_head=dict(num_classes=len(classes), norm_cfg=norm_cfg),
 )
 
 train_pipeline = [

@@ -125,11 +125,11 @@ class EvalRunner(TrainRunner):
         self._train_loop = {'type': 'Loop'}
 
 
-def load_by_hook(runner, file):
+def load_by_hook(runner, file, **options):
     """As mmengine does it: the hook, then load_state_dict with strict=False."""
     checkpoint = Checkpoint(file)
     checkpoint.source = 'released.pth'
-    StrictLoadHook().after_load_checkpoint(runner, checkpoint)
+    StrictLoadHook(**options).after_load_checkpoint(runner, checkpoint)
     runner.model.load_state_dict(checkpoint['state_dict'], strict=False)
 
 
@@ -165,6 +165,31 @@ def test_only_a_training_that_begins_may_take_a_file_without_its_head():
     for runner in (EvalRunner(Detector(2)), TrainRunner(Detector(2), resume=True)):
         with pytest.raises(CheckpointError, match='without the heads that the config needs'):
             load_by_hook(runner, {**file, **state})
+
+
+@pytest.mark.parametrize('number', [2, 3])
+def test_class_layers_are_left_out_where_the_classes_are_said_to_be_others(number, capsys):
+    """Also where there are as many of them: they are others all the same."""
+    model, file = Detector(number), detector_file(3)
+    before = model.decode_head.conv_seg.weight.detach().clone()
+    load_by_hook(TrainRunner(model), file, own_classes=True)
+    assert_holds(model, file['state_dict'], but='conv_seg')
+    assert torch.equal(model.decode_head.conv_seg.weight, before)
+    assert 'start anew: decode_head.conv_seg.weight' in capsys.readouterr().out
+    del file['state_dict']['neck.bias']
+    with pytest.raises(CheckpointError, match=r'1 missing: neck\.bias'):
+        load_by_hook(TrainRunner(model), file, own_classes=True)
+
+
+def test_what_was_trained_is_tested_and_resumed_with_its_class_layers():
+    model, file = Detector(3), detector_file(3)
+    load_by_hook(EvalRunner(model), file, own_classes=True)
+    assert_holds(model, file['state_dict'])
+    hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+    state = dict(optimizer={}, param_schedulers=[], message_hub=hub, epoch=1, iter=1)
+    model = Detector(3)
+    load_by_hook(TrainRunner(model, resume=True), {**file, **state}, own_classes=True)
+    assert_holds(model, file['state_dict'])
 
 
 def test_a_file_without_training_state_cannot_be_resumed():

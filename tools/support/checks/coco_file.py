@@ -31,14 +31,17 @@ def is_large(path: str) -> bool:
     return os.path.getsize(path) > READ_UP_TO
 
 
-def read(path: str) -> CocoFile:
+def read(path: str, whole: bool = False) -> CocoFile:
     """The lists of an annotation file; rows may still be anything.
+
+    Args:
+        whole: read all of a large one too.
 
     Raises:
         UserError: it is no JSON, or lacks a list; annotations may be absent.
     """
     what = f'{path}: no COCO annotation file'
-    large = is_large(path)
+    large = is_large(path) and not whole
     try:
         content = _skim(path) if large else _read(path)
     except (ValueError, RecursionError) as error:  # a JSONDecodeError and a UnicodeDecodeError too

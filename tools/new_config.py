@@ -1,0 +1,127 @@
+#!/usr/bin/env python
+"""Look at images of your own and write a config that trains on them.
+
+    python tools/new_config.py DATA OUT.py
+    python tools/train.py OUT.py
+
+DATA is a folder or a file of annotations in COCO's format. What has no split is split, into
+DATA/rmt/; nothing that is there is changed. OUT.py is a config of a few lines, each choice with its
+reason, for this machine.
+"""
+
+import argparse
+from pathlib import Path
+
+from support import checks, cli
+from support.config import read_config
+from support.files import atomic_write, check_file
+from support.own_data import placing, reading, recipe, report, start, writing
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('data', metavar='DATA', help='a folder, or an annotation file')
+    parser.add_argument('out', metavar='OUT.py', help='the config to write; must not exist')
+    parser.add_argument('--images', help='the folder of the images, where it is not near')
+    parser.add_argument('--val', help='of COCO JSON, the file to validate on')
+    parser.add_argument('--classes', nargs='+', help='take these classes alone')
+    parser.add_argument('--head', choices=recipe.BASES, help='by the data where it is not given')
+    parser.add_argument('--arch', choices=recipe.known_archs(), help="or as --start's file; tiny")
+    parser.add_argument(
+        '--start',
+        metavar='FILE',
+        help='weights to start from: ImageNet, or a detector or segmentor, also of other classes',
+    )
+    parser.add_argument('--size', type=int, help='pixels of the longer side in the training')
+    parser.add_argument('--minutes', type=float, default=40, help='on a CPU, how long to train')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    out = Path(args.out)
+    check_out(out)
+    weights = start.Weights.read(args.start) if args.start else None
+    found = reading.read(args.data, args.images, args.val, args.classes)
+    head = choose_head(args.head, found, weights)
+    arch = choose_arch(args.arch, weights)
+    found, paths, written = placing.place(found)
+    try:
+        text, side = compose(out, found, paths, head, arch, weights, args)
+        check(out, text)
+    except BaseException:
+        for path in written:
+            path.unlink()
+        raise
+    print(report.text(found, side))
+    atomic_write(out, text)
+    print(f'{out}: written; to train: python tools/train.py {out}')
+
+
+def check_out(out: Path) -> None:
+    if out.suffix != '.py':
+        raise cli.UserError(f'{out}: OUT must end in .py')
+    if out.exists():
+        raise cli.UserError(f'{out}: exists; give another name or move it away')
+    if not out.absolute().parent.is_dir():
+        raise cli.UserError(f'{out.parent}: no such folder')
+    check_file(out, 'OUT')
+
+
+def choose_head(wanted: str | None, found, weights: start.Weights | None) -> str:
+    """The head: as asked for, else as the weights have it, else what suits the data."""
+    if found.is_segmentation:
+        fitting, usual = recipe.MAP_HEADS, 'fpn'
+    elif found.masks:
+        fitting, usual = recipe.MASK_HEADS + recipe.BOX_HEADS, 'mask_rcnn'
+    else:
+        fitting, usual = recipe.BOX_HEADS, 'retinanet'
+    if wanted and wanted not in fitting:
+        has = 'label maps' if found.is_segmentation else 'masks' if found.masks else 'boxes alone'
+        raise cli.UserError(f'--head {wanted}: the data has {has}: {", ".join(fitting)}')
+    if wanted:
+        return wanted
+    return weights.head if weights and weights.head in fitting else usual
+
+
+def choose_arch(wanted: str | None, weights: start.Weights | None) -> str:
+    if weights is None:
+        return wanted or 'tiny'
+    if wanted and wanted != weights.description.arch:
+        raise cli.UserError(f'--arch {wanted}: {weights.file} is {weights.description}')
+    return weights.description.arch
+
+
+def compose(out, found, paths, head, arch, weights, args) -> tuple[str, int | None]:
+    how, begin = start.plan(weights, head, found.classes)
+    case = recipe.Case(
+        head,
+        arch,
+        images=found.splits['train'].size,
+        val_images=found.splits['val'].size,
+        machine=recipe.Machine.here(),
+        start=how,
+        schooled=weights.schooled if weights else True,
+        full_width=weights.full_width if how in ('detector', 'again') else None,
+        minutes=args.minutes,
+        side=args.size,
+    )
+    chosen = recipe.recipe(case)
+    return writing.config_text(out, case, chosen, found.classes, paths, begin), chosen['side'].value
+
+
+def check(out: Path, text: str) -> None:
+    """Read the config, and look at the data through it, as a training would."""
+    beside = out.with_name(f'.{out.stem}.check.py')
+    try:
+        beside.write_text(text)
+        cfg = read_config(str(beside), {})
+        checks.check_data(cfg, ('train', 'val'))
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+if __name__ == '__main__':
+    cli.run(main)
