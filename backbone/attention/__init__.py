@@ -38,6 +38,8 @@ FASTEST = {'cpu': ('kernel', 'fused'), 'cuda': ('triton', 'fused')}
 """What ``auto`` tries, best first, by kind of device; the last runs everywhere. Else ``fused``."""
 CHECKED = ('triton',)
 """What ``auto`` takes only after a self-check on the device; by name it is taken as it is."""
+ANY_SIZE = ('triton', 'fused')
+"""What ``auto`` takes under a compiler: one graph of it serves every size."""
 
 NAMES = (*IMPLEMENTATIONS, 'auto')
 
@@ -88,11 +90,22 @@ class StageAttention:
         kind = x.device.type
         amp = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if amp else x.dtype
-        chosen = choose(self.name, x.device, dtype, self.head_dim)
+        compiler = torch.compiler.is_compiling(), torch.compiler.is_exporting()
+        chosen = self.choice(x.device, dtype, *compiler)
         tables = grid_tables(
             chosen, self.head_dim, self.heads, self.span, H, W, self.axial, x.device, dtype
         )
         return partial(IMPLEMENTATIONS[chosen].attend, tables=tables, axial=self.axial)
+
+    def choice(
+        self, device: torch.device, dtype: torch.dtype, compiling: bool, exporting: bool
+    ) -> str:
+        """:func:`choose` for this stage."""
+        return choose(self.name, device, dtype, self.head_dim, compiling, exporting)
+
+    # called while a compiler traces, not traced: it looks at the machine, and checks there. It is
+    # what torch.compiler.assume_constant_result sets, which imports the compiler for it
+    choice._dynamo_marked_constant = True
 
 
 def head_width(channels: int, heads: int) -> int:
@@ -119,27 +132,35 @@ def nothing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 _told: set[tuple[str, str, str]] = set()
 
 
-def choose(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+def choose(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    compiling: bool = False,
+    exporting: bool = False,
+) -> str:
     """The implementation that runs: ``name`` itself, or what ``auto`` picks for the device.
 
     Raises:
         RuntimeError: an implementation chosen by name cannot run there; the message says why.
     """
     if name == 'auto':
-        return _fastest(device, dtype, head_dim)
-    # a compiler cannot look while it traces; `kernel` was compiled when the model was built
-    if not torch.compiler.is_compiling():
-        reason = IMPLEMENTATIONS[name].supports(device, dtype, head_dim)
-        if reason:
-            raise RuntimeError(f"attention {name!r} cannot run here: {reason}; use 'auto'")
+        candidates = ('fused',) if exporting else FASTEST.get(device.type, ('fused',))
+        if compiling:
+            candidates = tuple(each for each in candidates if each in ANY_SIZE)
+        return _fastest(candidates, device, dtype, head_dim)
+    reason = '' if exporting else IMPLEMENTATIONS[name].supports(device, dtype, head_dim)
+    if reason:
+        raise RuntimeError(f"attention {name!r} cannot run here: {reason}; use 'auto'")
     return name
 
 
-def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    if torch.compiler.is_compiling():
-        return 'fused'  # nothing can be checked, and the kernel's graph would be of one size
+def _fastest(
+    candidates: tuple[str, ...], device: torch.device, dtype: torch.dtype, head_dim: int
+) -> str:
     passed_over = ''
-    for candidate in FASTEST.get(device.type, ('fused',)):
+    for candidate in candidates:
         reason = _reason_against(candidate, device, dtype, head_dim)
         if not reason:
             break

@@ -65,11 +65,6 @@ def problem(device: torch.device) -> str:
     return ''
 
 
-# called while a compiler traces, not traced: what torch.compiler.assume_constant_result sets,
-# which imports the compiler for it
-problem._dynamo_marked_constant = True
-
-
 def tables(head_dim: int, rates: Tensor, H: int, W: int, axial: bool, dtype: torch.dtype) -> Tables:
     """Turns (H W, d), cosine and sine of each pair in turn; rates to base 2; places.
 

@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from backbone import attention
@@ -145,3 +146,72 @@ def test_auto_falls_back_with_one_warning_and_a_name_is_taken_as_it_is(played, m
     assert line.startswith('RMT attention on cpu: fused (played: its self-check fails: the result')
     assert level == attention.logging.WARNING
     assert attention.choose('played', CPU, torch.float32, 16) == 'played'
+
+
+# --- under a compiler ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiled(played, monkeypatch):
+    """Whether the graph of a stage with ``auto`` is the formula's, at two sizes; also what is told.
+
+    ``played`` is the formula; what runs in its place, ``fused``, is PyTorch's own attention.
+    """
+    told = []
+    monkeypatch.setattr(attention, 'FASTEST', {'cpu': ('kernel', 'played', 'fused')})
+    monkeypatch.setattr(attention, 'ANY_SIZE', ('played', 'fused'))
+    monkeypatch.setattr(attention, 'print_log', lambda *line: told.append(line[0]))
+    stage = attention.StageAttention('auto', 1, 16, 4, axial=True)
+    counter = CompileCounterWithBackend('eager')
+
+    def attend(x):
+        return stage.prepare(x.flatten(-2))(x, x, x)
+
+    def run():
+        torch._dynamo.reset()
+        graph = torch.compile(attend, backend=counter, fullgraph=True, dynamic=True)
+        for H, W in ((3, 5), (4, 2)):
+            x = torch.randn(2, H, W, 1, 16)
+            torch.testing.assert_close(graph(x), attend(x))
+        (nodes,) = (graph.graph.nodes for graph in counter.graphs)
+        return not any('scaled_dot_product' in str(node.target) for node in nodes), told
+
+    yield run
+    torch._dynamo.reset()
+
+
+def test_a_compiler_that_traces_gets_what_passes_its_check(compiled, verdicts):
+    assert compiled() == (True, ['RMT attention on cpu: played', 'RMT attention on cpu: kernel'])
+    assert set(verdicts.values()) == {''}
+
+
+def test_a_compiler_that_traces_gets_fused_where_the_check_fails(compiled, played):
+    played.attend = lambda q, k, v, *_: q + k + v
+    is_played, told = compiled()
+    assert not is_played
+    assert told[0].startswith('RMT attention on cpu: fused (played: its self-check fails')
+
+
+def test_name_that_cannot_run_is_told_before_anything_is_compiled(played, monkeypatch):
+    monkeypatch.setattr(attention, 'NAMES', (*attention.NAMES, 'played'))
+    played.supports = lambda *_: 'the moon is full'
+    stage = attention.StageAttention('played', 1, 16, 4, axial=True)
+    graph = torch.compile(lambda x: stage.prepare(x), backend='eager')
+    with pytest.raises(Exception, match="'played' cannot run here: the moon is full; use 'auto'"):
+        graph(torch.randn(1, 3, 5, 16))
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize('strict', [False, True])
+def test_what_is_exported_is_fused_also_after_a_passed_check(played, strict):
+    class Stage(torch.nn.Module):
+        attention = attention.StageAttention('auto', 1, 16, 4, axial=True)
+
+        def forward(self, x):
+            return self.attention.prepare(x.flatten(-2))(x, x, x)
+
+    x = torch.randn(1, 3, 5, 1, 16)
+    Stage()(x)
+    exported = torch.export.export(Stage(), (x,), strict=strict)
+    assert 'scaled_dot_product' in str(exported.graph)
+    torch.testing.assert_close(exported.module()(x), Stage()(x))

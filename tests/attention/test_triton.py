@@ -310,17 +310,5 @@ def test_cpu_takes_it_in_the_interpreter_alone(gpu):
     assert supports('cpu').startswith('runs on CUDA GPUs, not on cpu (in Triton')
 
 
-def test_compiler_that_traces_asks_for_the_reason_before_it_compiles():
-    torch._dynamo.reset()
-    why = triton.problem(torch.device('cuda', 77))
-
-    @torch.compile(backend='eager', fullgraph=True)
-    def run(x):
-        return x + 1 if triton.supports(torch.device('cuda', 77), x.dtype, 16) == why else x
-
-    assert run(torch.zeros(2)).sum() == 2
-    torch._dynamo.reset()
-
-
 def test_it_is_listed():
     assert IMPLEMENTATIONS['triton'] is triton
