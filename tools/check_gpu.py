@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Whether RMT runs right and fast on this machine's GPU; what it prints belongs in a bug report.
 
-Every step runs in a process of its own. Without a GPU it says so and checks what it can: the
-kernels in Triton's interpreter, and a training step on the CPU. Ends with one line: ready, or what
-to do.
+Every step runs in a process of its own. Without a GPU it says so and checks what it can, in a
+minute or two: the kernels in Triton's interpreter, and a training step on the CPU. Ends with one
+line and an exit status: ready (0), or what to do (1; 2 where an argument is wrong).
 """
 
 import argparse
@@ -27,6 +27,10 @@ SIZES = ((800, 1344), (512, 512))
 TAKEN = ('triton', 'fused')  # what `auto` may take on a GPU
 REPORT = 'set RMT_TRITON=off and report this output'
 TIMEOUT = 900  # seconds of a step: a first compilation may take minutes
+NO_GPU = (
+    'no GPU is visible to PyTorch: nvidia-smi says whether the driver sees one, docs/install.md '
+    'which torch has CUDA'
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -117,11 +121,17 @@ def measure(device: str) -> list[dict]:
 
 def verdict(found: dict[str, dict], device: str) -> str:
     """'' where all is well, else what to do, the first thing first."""
+    wrong = fault(found)
     if device == 'cpu':
-        return (
-            'no GPU is visible to PyTorch: nvidia-smi says whether the driver sees one, '
-            'docs/install.md which torch has CUDA'
-        )
+        return f'{wrong}; besides, {NO_GPU}' if wrong else NO_GPU
+    if wrong:
+        return wrong
+    reasons = sorted(filter(None, found['implementations']['triton'].values()))
+    return f'runs, but slowly: triton: {reasons[0]}' if reasons else ''
+
+
+def fault(found: dict[str, dict]) -> str:
+    """The first thing that does not run or is wrong, with what to do; '' where all is well."""
     for step in ('versions', 'implementations'):
         if error := found[step].get('error'):
             return f'{step}: {error}'
@@ -135,15 +145,12 @@ def verdict(found: dict[str, dict], device: str) -> str:
             return f'{name}: {error}; {REPORT}'
         if not result['worst'] <= result['limit']:  # a NaN is wrong
             return f'{name}: off by {result["worst"]:.1e}; {REPORT}'
-    reasons = set(found['implementations']['triton'].values())
     if error := found['operators'].get('error'):
         return f"mmcv's operators: {error}; compile them for CUDA (docs/install.md)"
     if error := found['training_step'].get('error'):
         return f'a training step: {error}; report this output'
     if not found['training_step']['finite_gradients']:
         return 'a training step gives gradients that are not finite; report this output'
-    if any(reasons):
-        return f'runs, but slowly: triton: {next(filter(None, sorted(reasons)))}'
     return ''
 
 
@@ -153,6 +160,7 @@ def main() -> None:
         raise cli.UserError(f'--device {args.device}: no CUDA GPU is visible to PyTorch')
     if args.device == 'cpu':
         print("No GPU: the kernels are checked in Triton's interpreter, the rest on the CPU.")
+        print('That takes a minute or two, the exactness most of it.')
     found: dict[str, dict] = {}
     for step in STEPS:
         print(f'{step.replace("_", " ")}:', flush=True)

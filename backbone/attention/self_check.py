@@ -65,13 +65,17 @@ def _is_capturing(device: torch.device) -> bool:
 
 
 def deviations(
-    implementation: ModuleType, device: torch.device, dtype: torch.dtype, head_dim: int
+    implementation: ModuleType,
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    grid: tuple[int, int] = GRID,
 ) -> Iterator[tuple[str, float]]:
     """What is compared, and how far it is from the formula: results and gradients of q, k, v.
 
     Random numbers come from a generator of its own: a training goes on as without the check.
     """
-    shape = 2, *GRID, HEADS, head_dim
+    shape = 2, *grid, HEADS, head_dim
     on_device = torch.cuda.device(device) if device.type == 'cuda' else nullcontext()
     as_written = torch.autocast(device.type, enabled=False)
     with on_device, torch.inference_mode(False), torch.enable_grad(), as_written:
@@ -95,6 +99,7 @@ def _results(
     """The attention, and the gradients of its q, k, v."""
     *qkv, weight = tensors
     qkv = [t.detach().requires_grad_() for t in qkv]
-    tables = implementation.tables(qkv[0].shape[-1], rates, *GRID, axial, qkv[0].dtype)
+    _, *grid, _, head_dim = weight.shape
+    tables = implementation.tables(head_dim, rates, *grid, axial, weight.dtype)
     out = implementation.attend(*qkv, tables, axial)
     return [out.detach(), *torch.autograd.grad(out, qkv, weight)]

@@ -1,6 +1,7 @@
 """What ``tools/check_gpu.py`` concludes, and its steps where there is no GPU."""
 
 import copy
+import itertools
 import json
 import signal
 import subprocess
@@ -75,7 +76,14 @@ def test_what_is_wrong_is_told_with_what_to_do(tool, found, told):
 
 
 def test_without_a_gpu_it_is_not_ready(tool):
-    assert 'no GPU is visible to PyTorch' in tool.verdict(SOUND, 'cpu')
+    assert tool.verdict(SOUND, 'cpu').startswith('no GPU is visible to PyTorch')
+
+
+def test_what_is_wrong_without_a_gpu_is_told_too(tool):
+    found = with_change('exactness', **{'triton float16 32': dict(worst=0.1, limit=5e-3)})
+    told = tool.verdict(found, 'cpu')
+    assert told.startswith('triton float16 32: off by 1.0e-01; ')
+    assert 'besides, no GPU is visible' in told
 
 
 @pytest.mark.parametrize(
@@ -91,6 +99,14 @@ def test_a_step_that_dies_is_a_finding(tool, code, stderr, told, monkeypatch):
     assert told in tool.run_step('exactness', 'cuda:0')['error']
 
 
+def test_a_step_that_does_not_end_is_a_finding(tool, monkeypatch):
+    def run(*_, timeout, **__):
+        raise subprocess.TimeoutExpired('exactness', timeout)
+
+    monkeypatch.setattr(tool.subprocess, 'run', run)
+    assert tool.run_step('exactness', 'cpu') == dict(error='no answer within 900 s')
+
+
 def test_reasons_are_told_for_every_implementation():
     found = gpu_checks.implementations(torch.device('meta'))
     assert set(found) == set(IMPLEMENTATIONS)
@@ -100,16 +116,31 @@ def test_reasons_are_told_for_every_implementation():
 
 def test_exactness_is_measured_for_what_can_run(monkeypatch):
     monkeypatch.setattr(
-        gpu_checks, 'IMPLEMENTATIONS', {k: IMPLEMENTATIONS[k] for k in ('fused', 'naive')}
+        gpu_checks, 'IMPLEMENTATIONS', {k: IMPLEMENTATIONS[k] for k in ('fused', 'flex', 'naive')}
     )
     found = gpu_checks.exactness(CPU)
-    assert set(found) == {
-        f'{name} {dtype} {width}'
-        for name in ('fused', 'naive')
-        for dtype in ('float32', 'float16')
-        for width in (16, 32)
-    }
+    assert list(found) == [
+        f'{name} {case}' for name in ('fused', 'naive') for case in ('float32 16', 'float16 32')
+    ]
     assert all(0 < each['worst'] <= each['limit'] for each in found.values())
+
+
+def test_exactness_takes_the_whole_self_check_on_a_gpu_and_little_of_it_elsewhere(monkeypatch):
+    asked = []
+    for each in IMPLEMENTATIONS.values():
+        monkeypatch.setattr(each, 'supports', lambda *_: '')
+    monkeypatch.setattr(
+        gpu_checks.self_check, 'deviations', lambda *given: asked.append(given) or [('', 0.0)]
+    )
+    gpu_checks.exactness(torch.device('cuda'))
+    pairs = itertools.product(gpu_checks.DTYPES, gpu_checks.HEAD_DIMS)
+    by_hand = [(*pair, gpu_checks.self_check.GRID) for pair in pairs]
+    assert [given[2:] for given in asked] == len(IMPLEMENTATIONS) * by_hand
+    asked.clear()
+    gpu_checks.exactness(CPU)  # an interpreted program takes milliseconds, a grid has many
+    in_triton = [given for given in asked if given[0] is IMPLEMENTATIONS['triton']]
+    assert len(in_triton) == 2
+    assert all(H * W < 2 * 64 for *_, (H, W) in in_triton)
 
 
 def test_operators_and_a_training_step_run_on_a_cpu():
