@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from backbone import RMT
 from backbone.attention import IMPLEMENTATIONS
+from backbone.kernels import build
 
 
 def network(
@@ -42,6 +43,7 @@ def network(
         attention=watch.attention,
         masked=max(masked, default=0),
         kept=kept,
+        cpu_kernels=build._library is not None or build._problem,
     )
 
 

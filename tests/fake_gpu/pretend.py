@@ -43,6 +43,7 @@ from torch.utils._pytree import tree_leaves  # noqa: E402
 torch.cuda.amp.common.amp_definitely_not_available = lambda: False  # else autocast stays off
 torch.cuda.device_count = lambda: 1
 torch.cuda.get_device_capability = lambda device=None: CAPABILITY
+torch.cuda.is_bf16_supported = lambda *_: True
 
 
 @contextmanager
