@@ -3,6 +3,7 @@
 import pytest
 import torch
 from test_attention import SPAN, error, formula, inputs
+from torch.nn.attention import _cur_sdpa_kernel_backends
 
 from backbone.attention import sdpa
 from backbone.attention.positions import complex_turns, decay_rates
@@ -60,3 +61,16 @@ def test_chunks_make_no_mask_above_the_limit(monkeypatch):
     attend('whole', *tensors).sum().backward()
     assert [mask.shape[2] for mask in made] == [14, 14, 7, 7, 14, 14]  # again for the gradients
     assert all(m.untyped_storage().nbytes() <= sdpa.MASK_BYTES for m in made)
+
+
+def test_gpu_takes_the_memory_efficient_kernel_or_the_formula_and_plans_nothing(monkeypatch):
+    preferred, seen, plain = sdpa._efficient, [], sdpa.F.scaled_dot_product_attention
+
+    def attention(*tensors, **mask):
+        seen.append({backend.name for backend in _cur_sdpa_kernel_backends()})
+        return plain(*tensors, **mask)
+
+    monkeypatch.setattr(sdpa, '_efficient', lambda _: preferred(torch.device('cuda')))
+    monkeypatch.setattr(sdpa.F, 'scaled_dot_product_attention', attention)
+    attend('whole', *inputs((2, 5, 7, 3, 8)))
+    assert seen == [{'EFFICIENT_ATTENTION', 'MATH'}]

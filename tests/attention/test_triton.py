@@ -120,6 +120,29 @@ def test_views_of_one_tensor_and_an_expanded_gradient_equal_the_formula(kind):
     assert error(found, wanted) < 1e-5
 
 
+@pytest.mark.skipif(HERE.type != 'cpu', reason='takes 9 GB of memory, here of an empty file')
+@runs
+@every_kind
+def test_images_further_apart_than_32_bits_count_equal_the_formula(kind, tmp_path):
+    """What is cut to 32 bits lands before the tensors, on zeros of the file: nothing crashes."""
+    shape, apart = (3, 1, 2, 1, 16), 2**30 + 8  # no multiple of 16: counted one by one
+    memory = torch.from_file(str(tmp_path / 'sparse'), True, 2**32 + 2**10, dtype=torch.float16)
+    given = [*inputs(shape), inputs(shape, seed=1)[0]]
+    placed = [
+        memory.as_strided(shape, (apart, 32, 16, 16, 1), 2**31 + 32 * i).copy_(t)
+        for i, t in enumerate(given)
+    ]
+    *qkv, grad = placed
+    leaves = [t.requires_grad_() for t in qkv]
+    out = triton.attend(*leaves, tables_of(shape, kind), KINDS[kind])
+    exact = [t.detach().double().contiguous().requires_grad_() for t in leaves]
+    expected = formula(kind, *exact)
+    pairs = (out, leaves, grad), (expected, exact, grad.double())
+    found, wanted = ((o, *torch.autograd.grad(o, ts, g)) for o, ts, g in pairs)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert error(ours, theirs) < 2e-3
+
+
 @runs
 @every_kind
 def test_tiles_of_every_generation_of_gpus_equal_the_formula(kind, monkeypatch):

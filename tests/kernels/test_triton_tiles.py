@@ -32,3 +32,14 @@ def test_gpu_gets_the_tiles_of_its_generation(found, like, monkeypatch):
 def test_gpu_with_tensor_memory_gets_other_tiles_than_those_without():
     assert triton_tiles.tile(*HALF, 100) != triton_tiles.tile(*HALF, 90)
     assert triton_tiles.tile(*HALF, 120) == triton_tiles.tile(*HALF, 90)
+
+
+@pytest.mark.parametrize(('allowed', 'precision'), [('highest', 'ieee'), ('high', 'tf32')])
+def test_tf32_is_taken_only_where_pytorch_is_allowed_it(allowed, precision):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(allowed)
+    try:
+        assert triton_tiles.precision_of(torch.float32, interpreted=False) == precision
+        assert triton_tiles.precision_of(torch.float16, interpreted=False) == 'ieee'
+    finally:
+        torch.set_float32_matmul_precision(before)
