@@ -1,9 +1,10 @@
 """``flex``: FlexAttention on a GPU, the decay computed on the fly, in float32.
 
-Compiled once for all sizes. Not compiled (on a CPU) it writes the scores out: there it serves to
-prove that it computes the same.
+Compiled for any size, some times over (:data:`GRAPHS`). Not compiled (on a CPU) it writes the
+scores out: there it serves to prove that it computes the same.
 """
 
+from collections.abc import Callable
 from functools import cache, partial
 
 import torch
@@ -14,6 +15,9 @@ from .lines import rows_then_columns
 from .positions import Tables, complex_turns, rotate_complex
 
 HEAD_DIMS = (16, 32, 64, 128)
+GRAPHS = 64
+"""How often it may be compiled: a training with its evaluations needs some 25 (PyTorch guards on a
+batch of one, modes, short lines), and past PyTorch's own limit of 8 every score is written out."""
 
 
 def supports(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
@@ -60,8 +64,16 @@ def decayed_attention(q: Tensor, k: Tensor, v: Tensor, rates: Tensor, columns: T
 
 
 @cache
-def _flex_attention(compiled: bool):
+def _flex_attention(compiled: bool) -> Callable:
     # not imported before it is needed: it takes torch's compiler along, seconds
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    if not compiled:
+        return flex_attention
+    graphs = torch.compile(flex_attention, dynamic=True)
+
+    def attend(*tensors: Tensor, **options: Callable) -> Tensor:
+        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+            return graphs(*tensors, **options)
+
+    return attend
