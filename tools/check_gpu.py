@@ -98,11 +98,19 @@ SHOW = {'versions': show_versions, 'implementations': show_implementations,
         'exactness': show_exactness}  # fmt: skip
 
 
+def visible(device: str) -> str:
+    """The device's name for a process that is to see no other."""
+    index = torch.device(device).index or 0
+    given = os.environ.get('CUDA_VISIBLE_DEVICES')
+    return given.split(',')[index].strip() if given else str(index)
+
+
 def measure(device: str) -> list[dict]:
     """Time and memory of each implementation and of rivals, in float16."""
     from benchmark import collect, has_package  # the command beside this one
 
-    common = Case('rmt-t', dtype='float16', device=torch.device(device).type, seconds=10)
+    os.environ['CUDA_VISIBLE_DEVICES'] = visible(device)
+    common = Case('rmt-t', dtype='float16', device='cuda', seconds=10)
     cases = []
     for height, width in SIZES:
         for mode in ('inference', 'training'):

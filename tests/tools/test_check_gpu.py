@@ -3,13 +3,17 @@
 import copy
 import itertools
 import json
+import os
 import signal
 import subprocess
+import sys
+import types
 
 import pytest
 import torch
 from conftest import load_tool
 from support import gpu_checks
+from support.benchmarking.case import RIVALS, VARIANT_LETTERS
 
 from backbone.attention import IMPLEMENTATIONS
 
@@ -141,6 +145,38 @@ def test_exactness_takes_the_whole_self_check_on_a_gpu_and_little_of_it_elsewher
     in_triton = [given for given in asked if given[0] is IMPLEMENTATIONS['triton']]
     assert len(in_triton) == 2
     assert all(H * W < 2 * 64 for *_, (H, W) in in_triton)
+
+
+def test_times_are_of_each_size_mode_attention_and_rival_on_the_card_asked_for(tool, monkeypatch):
+    asked, known = [], {**VARIANT_LETTERS, **RIVALS}
+
+    def collect(cases, results, file):
+        asked.append((cases, os.environ['CUDA_VISIBLE_DEVICES']))
+        results.append('a result')
+
+    benchmark = types.SimpleNamespace(collect=collect, has_package=lambda name: name == 'mmdet')
+    monkeypatch.setitem(sys.modules, 'benchmark', benchmark)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', 'GPU-a, GPU-b')
+    assert tool.measure('cuda:1') == ['a result']
+    ((cases, card),) = asked
+    assert card == 'GPU-b'
+    assert all((case.device, case.dtype) == ('cuda', 'float16') for case in cases)
+    assert all(case.model in known for case in cases)
+    assert {(case.height, case.width, case.mode, case.model, case.attention) for case in cases} == {
+        (*size, mode, *model)
+        for size in ((800, 1344), (512, 512))
+        for mode in ('inference', 'training')
+        for model in (
+            *(('rmt-t', name) for name in ('triton', 'fused', 'naive')),
+            *((name, '') for name in ('swin-t', 'resnet-50')),
+        )
+    }
+
+
+@pytest.mark.parametrize(('device', 'name'), [('cuda', '0'), ('cuda:0', '0'), ('cuda:3', '3')])
+def test_a_card_is_named_by_its_number_where_all_are_visible(tool, device, name, monkeypatch):
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    assert tool.visible(device) == name
 
 
 def test_operators_and_a_training_step_run_on_a_cpu():
