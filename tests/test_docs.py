@@ -6,6 +6,7 @@ Every page is found by itself, and every block of it is checked unless a table h
 import argparse
 import copy
 import functools
+import importlib.util
 import json
 import re
 import sys
@@ -88,6 +89,8 @@ NOT_OURS = {
     'source': 'activates the environment',
     'pip': 'installs',
     '.venv/bin/pre-commit': 'of the pre-commit package',
+    'tensorboard': 'of the package of that name',
+    'wandb': 'of the package of that name',
 }
 """First words of commands that are not of this project."""
 
@@ -104,6 +107,7 @@ NEW_KEYS = {
     'default_hooks.checkpoint.save_optimizer': 'of CheckpointHook',
     'model.backbone.drop_path_rate': "of RMT; its size's where a config has none",
     'log_processor.window_size': 'of LogProcessor',
+    'test_evaluator.output_dir': 'of IoUMetric',
     'optim_wrapper.clip_grad.max_norm': 'of OptimWrapper',
     'train_dataloader.dataset.pipeline.3.prob': 'of RandomChoice',
 }
@@ -113,6 +117,8 @@ MAKE_VARIABLES = {'VENV', 'JOBS', 'TORCH', 'REQUIREMENTS', 'PYTHON', 'MAX_JOBS',
 
 BLOCKS = [block for page in PAGES for block in blocks(page) if block.first_line not in NO_CODE]
 CONFIGS = [block for block in BLOCKS if block.is_config]
+MODULES = [block for block in BLOCKS if '.register_module()' in block.text]
+"""What a config of the same page imports, and runs so."""
 COMMANDS = [command for page in PAGES for command in shell_commands(page, tuple(NO_CODE))[0]]
 by_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -133,7 +139,9 @@ def test_code_is_fenced(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'block', [b for b in BLOCKS if b.language == 'python' and not b.is_config], ids=str
+    'block',
+    [b for b in BLOCKS if b.language == 'python' and b not in [*CONFIGS, *MODULES]],
+    ids=str,
 )
 def test_program_runs(
     block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
@@ -156,15 +164,19 @@ def test_data_loads(block: Block) -> None:
 
 
 @pytest.fixture(scope='module')
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the config folders and the configs of all pages."""
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the config folders, the configs of all pages and what they import."""
     folder = tmp_path_factory.mktemp('project')
     for name in ('backbone', 'det_configs', 'seg_configs'):
         (folder / name).symlink_to(ROOT / name)
     for block in CONFIGS:
         base = '' if '_base_' in block.text else f"_base_ = './{DET_CONFIG}'\n"
         (folder / block.file_name).write_text(base + block.text)
-    return folder
+    for block in MODULES:
+        (folder / block.file_name).write_text(block.text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield folder
 
 
 @pytest.mark.parametrize('block', CONFIGS, ids=str)
@@ -256,6 +268,20 @@ def has(node: object, dotted: str) -> bool:
     return True
 
 
+INSTALLED = r'.+/site-packages/(mmdet|mmseg)/(\.mim/tools/.+)'
+
+
+def check_installed(words: tuple[str, ...], project: Path) -> None:
+    """A script of mmdet or mmseg that is there, options that it has, configs that it can read."""
+    package, place = re.fullmatch(INSTALLED, words[0]).groups()
+    script = (Path(importlib.util.find_spec(package).origin).parent / place).read_text()
+    for word in words[1:]:
+        if word.startswith('--'):
+            assert f"'{word}'" in script
+        if word.endswith('.py'):
+            tools_config.from_file(project / word)
+
+
 def check_make(words: tuple[str, ...]) -> None:
     """Targets and variables that the Makefile has, and tests that are there."""
     targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
@@ -281,6 +307,8 @@ def test_command(command: Command, project: Path) -> None:
         check_make(words[1:])
     elif words[0].startswith('tools/'):
         check_tool(words, project)
+    elif re.fullmatch(INSTALLED, words[0]):
+        check_installed(words, project)
     else:
         assert words[0] in NOT_OURS
 
