@@ -5,9 +5,11 @@ IMAGE is an image file, a folder of images, a video file, or the number of a cam
 """
 
 import argparse
+import functools
 
 from mmengine.device import get_device
 from support import cli
+from support.bfloat16 import add_bf16, use_bfloat16
 from support.config import read_config
 from support.prediction import places
 from support.prediction.coco import CocoResults
@@ -43,6 +45,7 @@ def parse_args() -> argparse.Namespace:
         '--overlap', type=float, metavar='SHARE', help=f'of neighbouring tiles ({OVERLAP})'
     )
     parser.add_argument('--frames', type=int, help='most frames of a video or camera (all)')
+    add_bf16(parser)
     parser.add_argument('--device', default=get_device(), help='cuda:0, cpu, ... (GPU if any)')
     cli.add_cfg_options(parser)
     args = parser.parse_args()
@@ -95,6 +98,8 @@ def main() -> None:
     if args.tile and segmentation:
         slide(cfg, args.tile, args.overlap)
     model, dataset = build(cfg, args.checkpoint, args.device)
+    if args.bf16:
+        use_bfloat16(model, functools.partial(print, flush=True))
     meta = model.dataset_meta
     coco = None
     if args.coco_json:

@@ -5,6 +5,7 @@ import argparse
 
 from mmengine.runner import Runner
 from support import checks, cli
+from support.bfloat16 import add_bf16, use_bfloat16
 from support.config import build_runner, check_work_dir, load_config
 from support.outputs import add_outputs, problems
 
@@ -15,6 +16,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint')
     parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions')
     parser.add_argument('--show-dir', help='write pictures of the predictions')
+    add_bf16(parser)
     cli.add_arguments(parser)
     return parser.parse_args()
 
@@ -41,6 +43,8 @@ def main() -> None:
     runner = build_runner(cfg)
     checks.build_loops(runner, ('test',))
     say_what_padding_does(runner)
+    if args.bf16:
+        use_bfloat16(runner.model, runner.logger.warning)
     with checks.naming_label_maps(cfg, ('test',)):
         runner.test()
     if unwritten := problems(runner):

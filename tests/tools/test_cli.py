@@ -191,7 +191,7 @@ def test_a_detector_in_bfloat16_on_a_cpu_ends_in_one_line(
     assert end.value.code == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1
-    assert 'leave 16 bits out (test_cfg.fp16, autocast), or take a GPU' in error
+    assert 'leave 16 bits out (test_cfg.fp16, autocast), take a GPU, or --bf16' in error
 
 
 def test_errors_of_ours_keep_their_traceback() -> None:

@@ -129,7 +129,7 @@ def _half_on_cpu(error: Exception) -> str | None:
         return None
     return (
         f'{text}: an operator that computes in float32 alone here, as RoIAlign and NMS do on a '
-        'CPU; leave 16 bits out (test_cfg.fp16, autocast), or take a GPU'
+        'CPU; leave 16 bits out (test_cfg.fp16, autocast), take a GPU, or --bf16'
     )
 
 
