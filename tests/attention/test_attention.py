@@ -140,8 +140,11 @@ def test_kernel_leaves_out_only_what_cannot_matter(kind):
 
 
 @every_pair
-@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
-def test_half_precision_stays_within_its_rounding(kind, name, dtype, tolerance, device):
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'),
+    [(torch.bfloat16, 2e-2), (torch.float16, 3e-3), (torch.float64, 1e-5)],
+)
+def test_every_precision_stays_within_its_rounding(kind, name, dtype, tolerance, device):
     q, k, v = (t.to(dtype) for t in inputs((1, 40, 30, 2, 16), device=device))
     out = attend(kind, name, q, k, v)
     assert out.dtype == dtype
