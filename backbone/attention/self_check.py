@@ -49,7 +49,7 @@ def problem(
         if _is_capturing(device) or not holds_numbers(device):
             return 'not checked yet, and nothing can be computed here'
         try:
-            found = list(deviations(implementation, device, dtype, head_dim))
+            found = list(deviations(implementation, device, dtype, head_dim, GRID))
             wrong = [f'{what} is off by {error:.1e}' for what, error in found
                      if not error <= LIMITS[dtype]]  # a NaN is wrong  # fmt: skip
             reason = '; '.join(wrong[:3])
@@ -69,7 +69,7 @@ def deviations(
     device: torch.device,
     dtype: torch.dtype,
     head_dim: int,
-    grid: tuple[int, int] = GRID,
+    grid: tuple[int, int],
 ) -> Iterator[tuple[str, float]]:
     """What is compared, and how far it is from the formula: results and gradients of q, k, v.
 

@@ -43,7 +43,9 @@ class Changed(torch.autograd.Function):
 
 @pytest.mark.parametrize('name', [name for name in IMPLEMENTATIONS if name != 'flex'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
-def test_right_results_pass(name, dtype):
+def test_right_results_pass(name, dtype, monkeypatch):
+    if name == 'triton':  # takes most of a minute on the whole grid, in an interpreter
+        monkeypatch.setattr(self_check, 'GRID', (3, 23))
     reason = IMPLEMENTATIONS[name].supports(CPU, dtype, 16)
     if reason:
         pytest.skip(f'{name} on a CPU: {reason}')
