@@ -24,6 +24,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from ..kernels import build
+from ..kernels.compiled import is_exporting
 from . import cpu, flex, reference, sdpa, self_check, triton
 from .positions import Tables, decay_rates, holds_numbers
 
@@ -90,7 +91,7 @@ class StageAttention:
         kind = x.device.type
         amp = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if amp else x.dtype
-        compiler = torch.compiler.is_compiling(), torch.compiler.is_exporting()
+        compiler = torch.compiler.is_compiling(), is_exporting()
         chosen = self.choice(x.device, dtype, *compiler)
         tables = grid_tables(
             chosen, self.head_dim, self.heads, self.span, H, W, self.axial, x.device, dtype

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.build import check_shapes
+from ..kernels.compiled import is_exporting
 from .positions import Tables, cos_sin
 
 LEAST_CAPABILITY = (8, 0)  # tensor cores for bfloat16
@@ -85,7 +86,7 @@ def tables(head_dim: int, rates: Tensor, H: int, W: int, axial: bool, dtype: tor
 
 def attend(q: Tensor, k: Tensor, v: Tensor, tables: Tables, axial: bool) -> Tensor:
     """Whole: every place to every place. Axial: inside each row, its result inside each column."""
-    if torch.compiler.is_exporting():
+    if is_exporting():
         raise RuntimeError("attention 'triton' cannot be exported; build with attention='fused'")
     return attention(q.to(v.dtype), k.to(v.dtype), v, *tables, axial)[0]
 

@@ -18,6 +18,12 @@ def even_sides(x: Tensor) -> Tensor:
     return F.pad(x, (0, 2 * ((W + 1) // 2) - W, 0, 2 * ((H + 1) // 2) - H))
 
 
+def is_exporting() -> bool:
+    """Whether ``torch.export`` traces; torch 2.6 does not tell it from another compiler."""
+    tells = getattr(torch.compiler, 'is_exporting', None)
+    return tells is not None and tells()
+
+
 def let_inductor_order_symbols() -> None:
     """Make PyTorch's default backend sort strides by what it knows of their symbols.
 

@@ -217,3 +217,10 @@ def test_what_is_exported_is_fused_also_after_a_passed_check(played, strict):
     exported = torch.export.export(Stage(), (x,), strict=strict)
     assert 'scaled_dot_product' in str(exported.graph)
     torch.testing.assert_close(exported.module()(x), Stage()(x))
+
+
+def test_torch_without_a_word_for_exporting_serves_too(played, monkeypatch):
+    monkeypatch.delattr(torch.compiler, 'is_exporting', raising=False)  # torch 2.6
+    x = torch.randn(1, 3, 5, 1, 16)
+    stage = attention.StageAttention('auto', 1, 16, 4, axial=True)
+    assert stage.prepare(x.flatten(-2))(x, x, x).shape == x.shape
