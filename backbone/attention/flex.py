@@ -71,9 +71,11 @@ def _flex_attention(compiled: bool) -> Callable:
     if not compiled:
         return flex_attention
     graphs = torch.compile(flex_attention, dynamic=True)
+    config = torch._dynamo.config
+    limit = 'recompile_limit' if hasattr(config, 'recompile_limit') else 'cache_size_limit'  # 2.6
 
     def attend(*tensors: Tensor, **options: Callable) -> Tensor:
-        with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+        with config.patch(limit, GRAPHS):
             return graphs(*tensors, **options)
 
     return attend
