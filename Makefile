@@ -49,7 +49,7 @@ test-asan: setup  ## the kernels' tests, every memory access and integer checked
 	RMT_KERNEL_FLAGS="$(SANITIZE)" ASAN_OPTIONS=detect_leaks=0 \
 	    LD_PRELOAD="$(call LIBRARY,libasan.so) $(call LIBRARY,libubsan.so)" $(PYTHON_IN) $(KERNEL_TESTS)
 
-mutation: setup  ## what share of small faults in backbone/ the tests notice; half an hour
+mutation: test-setup  ## what share of small faults in backbone/ the tests notice; half an hour
 	$(PYTHON_IN) tests/mutants.py $(ARGS)
 
 lint: setup  ## check style and formatting
