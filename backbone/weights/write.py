@@ -101,7 +101,7 @@ def write_checkpoint(
         else:
             key = 'model' if layout == 'released' and description.is_backbone else 'state_dict'
             torch.save({'meta': meta, key: tensors}, beside)
-        again = state_dict_in(read_checkpoint(beside), path)
+        again = state_dict_in(read_checkpoint(beside, source=path), path)
         if sha256_of_tensors(again) != meta['rmt']['tensors_sha256']:
             raise CheckpointError(f'{path}: reads back differently from what was written')
         os.replace(beside, path)
