@@ -107,6 +107,15 @@ def test_what_cannot_be_written_leaves_what_was_there(
     assert (tmp_path / 'a.pth').read_bytes() == b'old'
 
 
+def test_a_folder_that_is_not_there_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ('a.pth', tmp_path / 'new/deeper/a.pth'):
+        WholeFileBackend().put(b'whole', path)
+        assert Path(path).read_bytes() == b'whole'
+
+
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[Path, WholeCheckpointHook, object]:
     """After a training that keeps one checkpoint, and the best; each validation is a better one."""
@@ -136,6 +145,17 @@ def test_the_same_best_checkpoint_may_be_written_twice(
     folder, hook, runner = trained
     hook.after_val_epoch(runner, {'noise/nothing': 100})
     assert whole_checkpoints(folder) == ['best_noise_nothing_iter_6.pth', 'iter_6.pth']
+
+
+def test_the_same_step_may_be_saved_twice(
+    trained: tuple[Path, WholeCheckpointHook, object],
+) -> None:
+    folder, hook, runner = trained
+    hook._save_checkpoint_with_step(runner, 6, {})
+    assert whole_checkpoints(folder) == ['best_noise_nothing_iter_6.pth', 'iter_6.pth']
+    # what a resumed run goes on from
+    assert runner.message_hub.get_info('keep_ckpt_ids') == [6]
+    assert runner.message_hub.get_info('last_ckpt') == str(folder / 'iter_6.pth')
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)

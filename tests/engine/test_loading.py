@@ -66,7 +66,10 @@ def stores(tmp_path, monkeypatch):
         monkeypatch.setattr(loading, look_up, lambda: paths)
     monkeypatch.setattr(loading, 'get_external_models', lambda: {'good': 'good', 'bad': 'bad'})
     monkeypatch.setattr(loading, 'get_deprecated_model_names', lambda: {'old': 'good'})
-    monkeypatch.setattr(loading, 'get_file_backend', lambda address, backend_args: Store())
+    backends = {'petrel': Store()}
+    monkeypatch.setattr(
+        loading, 'get_file_backend', lambda _, backend_args: backends[backend_args['backend']]
+    )
 
 
 @pytest.mark.parametrize('store', [
@@ -77,6 +80,8 @@ def test_what_other_models_are_loaded_from_works_and_is_read_safely(store, store
     found = CheckpointLoader.load_checkpoint(f'{store}good')['state_dict']
     name = 'a' if store == 'mmcls://' else 'backbone.a'
     assert torch.equal(found[name], WEIGHTS['a'])
+    there = CheckpointLoader.load_checkpoint(f'{store}good', map_location='meta')['state_dict']
+    assert all(tensor.is_meta for tensor in there.values())
     with pytest.raises(CheckpointError, match='asks for eval'):
         CheckpointLoader.load_checkpoint(f'{store}bad')
 
@@ -86,6 +91,19 @@ def test_names_that_mmengine_does_not_know_are_refused(stores):
     for address in ('torchvision://none', 'open-mmlab://none', 'pavi://none'):
         with pytest.raises(CheckpointError, match=address):
             CheckpointLoader.load_checkpoint(address)
+
+
+@pytest.mark.parametrize('variable', ['XDG_CACHE_HOME', 'HOME'])
+def test_files_of_mmengines_own_lie_where_mmengine_puts_them(
+    variable, stores, tmp_path, monkeypatch
+):
+    monkeypatch.delenv('MMENGINE_HOME')
+    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / 'elsewhere'))
+    cache = tmp_path / 'elsewhere' / ('.cache' if variable == 'HOME' else '') / 'mmengine'
+    cache.mkdir(parents=True)
+    (tmp_path / 'good').rename(cache / 'good')
+    assert CheckpointLoader.load_checkpoint('open-mmlab://good')['state_dict']
 
 
 def test_mmengines_own_lists_are_still_found():

@@ -40,6 +40,7 @@ def test_one_process_alone_writes_the_metrics(
     ('on_cpu', 'seconds', 'expected'),
     [
         (True, 4, [3, 6, 9, 12, 15, 18]),  # the first iteration that ends ten seconds after a line
+        (True, 5, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]),
         (True, 60, list(range(1, 21))),
         (True, 0.4, []),  # all of it is done in ten seconds
         (False, 60, []),

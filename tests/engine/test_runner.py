@@ -5,12 +5,14 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.runner import Runner
 from released_files import MINI
 from small_run import quick, small_config
@@ -18,7 +20,9 @@ from torch import nn
 
 from backbone import RMT
 from backbone.engine import PortableRunner, RMTRunner
+from backbone.engine import runner as engine_runner
 from backbone.engine.keys import lacks_weights
+from backbone.engine.resume import Plan
 from backbone.engine.runner import OWN_HOOKS
 from backbone.engine.watch import StopAtInvalidLossHook
 
@@ -160,6 +164,34 @@ def test_resuming_unchanged_touches_nothing(train: Callable[..., Rates], tmp_pat
     assert 'begins at iteration' not in text
 
 
+def test_a_group_that_does_not_learn_goes_on_so() -> None:
+    parameters = [[nn.Parameter(torch.ones(1))] for _ in range(2)]
+
+    def wrapper(rate: float) -> OptimWrapper:
+        groups = [dict(params=p, lr=lr) for p, lr in zip(parameters, (rate, 0.0), strict=True)]
+        return OptimWrapper(torch.optim.SGD(groups, lr=rate))
+
+    resumed, lines = wrapper(0.2), []
+    plan = Plan(resumed, [])
+    resumed.optimizer.load_state_dict(wrapper(0.1).optimizer.state_dict())
+    plan.take_effect(SimpleNamespace(info=lines.append))
+    assert resumed.get_lr()['lr'] == [0.2, 0.0]
+    assert len(lines) == 1
+
+
+def test_processes_without_a_gpu_are_joined_as_the_config_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine_runner, 'MMDistributedDataParallel', lambda **given: given)
+    monkeypatch.setattr(engine_runner, 'on_cpu', lambda: True)
+    runner, model = PortableRunner.__new__(PortableRunner), nn.Linear(2, 2)
+    runner._distributed = True
+    for keys in ({}, dict(find_unused_parameters=True)):
+        runner.cfg = Config(keys)
+        expected = dict(module=model, broadcast_buffers=False, find_unused_parameters=bool(keys))
+        assert runner.wrap_model(None, model) == expected
+
+
 def test_a_schedule_that_the_config_changes_is_said_to_be_the_old_one(
     train: Callable[..., Rates], tmp_path: Path
 ) -> None:
@@ -223,8 +255,6 @@ def test_settings_of_parameters_are_one_line_and_in_full_at_debug(
 
 
 def test_several_optimizers_are_scaled_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmengine.optim import OptimWrapper, OptimWrapperDict
-
     parts = {name: nn.Linear(2, 2) for name in ('one', 'two')}
     wrapper = OptimWrapperDict(
         **{

@@ -140,6 +140,45 @@ def test_all_processes_stop_together_with_the_images_of_the_one_that_began(tmp_p
     assert 'It began with loss_bbox; 3.jpg, before that 1.jpg.' in said[0]
 
 
+@pytest.mark.parametrize('wrapped', [False, True])
+@pytest.mark.parametrize(
+    ('name', 'value', 'refused'),
+    [
+        ('weight', torch.inf, True),
+        ('weight', torch.nan, True),
+        ('mask', torch.inf, False),  # a buffer may be so on purpose
+        ('mask', torch.nan, True),
+    ],
+)
+def test_infinite_weights_are_not_saved_and_infinite_buffers_are(
+    wrapped: bool, name: str, value: float, refused: bool, tmp_path: Path
+) -> None:
+    model = torch.nn.Linear(1, 1)
+    model.register_buffer('mask', torch.zeros(2))
+    state_dict = {**model.state_dict(), name: torch.tensor([0.0, value])}
+    if wrapped:
+        model = torch.nn.ModuleDict(dict(module=model))
+    runner = SimpleNamespace(
+        model=model,
+        work_dir=str(tmp_path),
+        optim_wrapper=SimpleNamespace(get_lr=lambda: dict(lr=[0.1])),
+    )
+    hook = HOOKS.build(dict(type='StopAtInvalidLossHook'))
+    if refused:
+        with pytest.raises(InvalidLossError, match=f'^{name} has values'):
+            hook.before_save_checkpoint(runner, dict(state_dict=state_dict))
+    else:
+        hook.before_save_checkpoint(runner, dict(state_dict=state_dict))
+
+
+def test_iterations_are_counted_as_the_log_counts_them() -> None:
+    by_epoch = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    runner = SimpleNamespace(train_loop=by_epoch, epoch=1, iter=14)
+    assert watch._iteration(runner, 4) == 'iteration 5 of epoch 2'
+    runner.train_loop = None
+    assert watch._iteration(runner, 4) == 'iteration 15'
+
+
 def test_patience_is_at_least_one() -> None:
     with pytest.raises(ValueError, match='patience=0'):
         HOOKS.build(dict(type='StopAtInvalidLossHook', patience=0))

@@ -123,3 +123,56 @@ def test_strides_that_no_kernel_follows_are_copied_and_others_not(mode):
 
 def test_nothing_is_summed_by_atomics_whose_order_is_chance():
     assert 'tl.atomic' not in Path(triton_attention.__file__).read_text()
+
+
+# --- how places and strides are counted ---------------------------------------------------------
+
+B, H, W, N, D = 2, 3, 5, 4, 16
+LINES = {
+    WHOLE: lambda places: places.flatten(1),
+    ROWS: lambda places: places.flatten(0, 1),
+    COLUMNS: lambda places: places.transpose(1, 2).flatten(0, 1),
+}
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_lines_are_all_places_rows_or_columns(mode):
+    lines = triton_launch.lines_of(mode, B, H, W)
+    found = [
+        [
+            line // lines.inner * lines.outer + line % lines.inner * lines.across + i * lines.along
+            for i in range(lines.length)
+        ]
+        for line in range(lines.count)
+    ]
+    assert found == LINES[mode](torch.arange(B * H * W).view(B, H, W)).tolist()
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('sizes', [(B, H, W), (1, H, W), (B, 1, W), (B, H, 1), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize('order', [(0, 1, 2, 3, 4), (3, 0, 1, 2, 4), (0, 2, 1, 3, 4)], ids=str)
+def test_strides_lead_to_every_number_of_a_tensor_in_any_order(order, sizes, mode):
+    shape = *sizes, N, D
+    stored = torch.arange(torch.Size(shape).numel()).view([shape[i] for i in order])
+    t = triton_launch.readable(stored.permute([order.index(i) for i in range(5)]), mode)
+    outer, inner, token, head = triton_launch.strides(t, mode)
+    lines = triton_launch.lines_of(mode, *sizes)
+    numbers = torch.as_strided(
+        t,
+        (lines.count // lines.inner, lines.inner, lines.length, N, D),
+        (outer, inner, token, head, 1),
+    )
+    places = LINES[mode](torch.arange(t[..., 0, 0].numel()).view(sizes))
+    assert torch.equal(numbers.flatten(0, 1), t.flatten(0, 2)[places])
+
+
+def test_strides_are_counted_in_sixteens_where_all_can_be():
+    assert triton_launch.unit_of(16) == triton_launch.unit_of(32, 64, 0, 48) == 16
+    assert triton_launch.unit_of(24, 16) == triton_launch.unit_of(16, 16, 40) == 1
+
+
+def test_a_line_takes_whole_pads():
+    assert [
+        triton_launch.pads(length)
+        for length in (1, triton_attention.PAD, triton_attention.PAD + 1, 2 * triton_attention.PAD)
+    ] == [1, 1, 2, 2]

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub
@@ -136,6 +137,28 @@ def _key(value):
 ])  # fmt: skip
 def test_what_honest_files_say_stays(meta, path):
     assert saved(path, meta=meta)['meta'] == (meta or {})
+
+
+def test_a_palette_may_be_an_array(path):
+    palette = np.array([[0, 128, 255]])
+    assert np.array_equal(saved(path, meta={'PALETTE': palette})['meta']['PALETTE'], palette)
+
+
+@pytest.mark.parametrize(
+    'palette', [[(0, 0)], [(0, 0, 256)], [(-1, 0, 0)], [(0.5, 0, 0)], [5], 7, {}], ids=str
+)
+def test_a_palette_of_no_colours_is_refused(palette, path):
+    with pytest.raises(CheckpointError, match="meta's palette is no list of colours"):
+        saved(path, meta={'dataset_meta': {'palette': palette}})
+
+
+@pytest.mark.parametrize('meta', [
+    {'dataset_meta': {'classes': ('cat', 'dog')}, 'CLASSES': ('other',)},
+    {'CLASSES': ['cat', 'dog']},
+])  # fmt: skip
+def test_class_names_are_found_where_every_release_put_them(meta):
+    assert class_names(meta) == ['cat', 'dog']
+    assert class_names({}) == []
 
 
 def test_messages_are_one_line_whatever_a_file_says():

@@ -103,14 +103,16 @@ def test_what_torch_downloaded_is_used_if_its_name_proves_it(served, tmp_path):
         local_file(f'{address}/weights-0123abcd.pth')
 
 
-@pytest.mark.parametrize(('rank', 'downloads'), [('0', True), ('1', False)])
+@pytest.mark.parametrize(('rank', 'downloads'), [('0', True), (None, True), ('1', False)])
 def test_one_process_of_a_machine_downloads(rank, downloads, served, monkeypatch):
     folder, address = served
     (folder / 'weights.pth').write_bytes(b'x')
     waited = []
     monkeypatch.setattr(fetch, 'is_distributed', lambda: True)
     monkeypatch.setattr(fetch, 'barrier', lambda: waited.append(len(Handler.asked)))
-    monkeypatch.setenv('LOCAL_RANK', rank)
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    if rank is not None:
+        monkeypatch.setenv('LOCAL_RANK', rank)
     if downloads:
         local_file(f'{address}/weights.pth')
         assert waited == [1]  # the others wait until it is there

@@ -1,5 +1,7 @@
 """Loading is complete or refused: backbones and whole models."""
 
+import re
+
 import pytest
 import torch
 from golden import recipe_state_dict
@@ -15,6 +17,7 @@ from released_files import (
     uninitialised,
     with_tables,
 )
+from torch import nn
 
 from backbone import RMT, VARIANTS
 from backbone.weights.checkpoint import Checkpoint
@@ -317,6 +320,23 @@ def test_a_detector_of_another_kind_is_named():
         CheckpointError, match=r'weights of .*Mask R-CNN; the config builds Semantic'
     ):
         load(Detector(), {'state_dict': moved})
+
+
+def test_a_model_without_an_rmt_is_held_against_its_file_too():
+    def model():
+        return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+
+    weights = numbered(model())
+    whole = model()
+    load(whole, {'state_dict': weights})
+    assert_holds(whole, weights)
+    for spoilt, words in (
+        ({n: t for n, t in weights.items() if n != '0.bias'}, '1 missing: 0.bias'),
+        ({**weights, 'more': torch.ones(1)}, '1 unexplained: more'),
+        (numbered(RMT(MINI)), f'weights; the config builds no {FAMILY_NAMES}'),
+    ):
+        with pytest.raises(CheckpointError, match=re.escape(words)):
+            load(model(), {'state_dict': spoilt}, training=True)
 
 
 def test_a_checkpoint_without_a_source_still_says_something():

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import zipfile
 
 import numpy as np
@@ -143,14 +144,6 @@ class Calls:
         return self.call
 
 
-class Builds(Calls):
-    """Pickles as a call, and a state set on the result."""
-
-    def __reduce__(self):
-        function, (*args, state) = self.call
-        return function, tuple(args), state
-
-
 def attacks(marker: str) -> dict:
     """name -> (what to pickle, what the refusal must name)."""
     make = f'open({marker!r}, "w").close()'
@@ -190,15 +183,19 @@ def test_code_is_refused_by_name_and_does_not_run(name, legacy, path, tmp_path):
     assert 'torch.load(..., weights_only=False)' in message
 
 
-def test_a_history_buffer_brings_no_methods_of_its_own(path):
-    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
-    buffer.__dict__['statistics_methods'] = None
-    before = dict(HistoryBuffer._statistics_methods)
-    state = dict(vars(buffer), statistics_methods={'mean': torch.Size, 'min': torch.device})
-    torch.save({'x': Builds(HistoryBuffer.__new__, HistoryBuffer, state)}, path)
-    message = refusal(path)  # object.__new__ is a method, not what an honest file has
-    assert 'asks for' in message
-    assert before == HistoryBuffer._statistics_methods
+def test_a_history_buffer_brings_no_methods_of_its_own(path, monkeypatch):
+    own = dict(HistoryBuffer._statistics_methods)
+    with monkeypatch.context() as patch:
+        foreign = {'mean': torch.Size, 'sum': torch.device}
+        patch.setattr(
+            HistoryBuffer,
+            '__getstate__',
+            lambda self: {**vars(self), 'statistics_methods': foreign},
+        )
+        torch.save({'w': torch.ones(1), 'x': HistoryBuffer([1.0, 2.0], [1, 1])}, path)
+    buffer = read_checkpoint(path)['x']
+    assert HistoryBuffer._statistics_methods == own
+    assert buffer.statistics('mean') == 1.5
 
 
 @pytest.mark.parametrize('kind', [b'O8', b'V8', b'M8', b'i8,O'])
@@ -257,6 +254,25 @@ def test_numpy_and_message_hub_are_restored_whichever_numpy_wrote_them(core, pat
     MessageHub('test_read_2').load_state_dict(checkpoint['message_hub'])
 
 
+@pytest.mark.parametrize('layout', ['zip', 'legacy', 'safetensors'])
+def test_tensors_are_read_to_the_device_that_is_asked_for(layout, path):
+    if layout == 'safetensors':
+        save_file(WEIGHTS, path)
+    else:
+        torch.save({'state_dict': WEIGHTS}, path, _use_new_zipfile_serialization=layout == 'zip')
+    for device in ('meta', torch.device('meta')):
+        assert read_checkpoint(path, device)['state_dict']['a'].is_meta
+    # what torch.load takes besides
+    for other in (None, {'cuda:0': 'meta'}, lambda storage, location: storage):
+        assert torch.equal(read_checkpoint(path, other)['state_dict']['a'], WEIGHTS['a'])
+
+
+def test_without_safetensors_its_files_are_refused(path, monkeypatch):
+    save_file(WEIGHTS, path)
+    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    assert 'needs `pip install safetensors`' in refusal(path)
+
+
 def test_safetensors_are_read_whatever_their_ending(path):
     save_file(WEIGHTS, path)
     assert torch.equal(read_checkpoint(path)['state_dict']['a'], WEIGHTS['a'])
@@ -283,6 +299,7 @@ def test_damaged_safetensors_are_refused(path):
 @pytest.mark.parametrize('wrap', [
     lambda weights: {'model': weights, 'epoch': 1},
     lambda weights: {'meta': {}, 'state_dict': weights},
+    lambda weights: {'model': {'state_dict': weights, 'epoch': 1}},
     lambda weights: weights,
     lambda weights: {'state_dict': {f'module.{n}': t for n, t in weights.items()}},
     lambda weights: {f'module.module.{n}': t for n, t in weights.items()},
