@@ -20,9 +20,11 @@ demo-seg: setup  ## the same for semantic segmentation
 	$(PYTHON_IN) tools/quickstart.py segmentation
 
 # a CUDA build of torch brings the Triton that it was made for: never another one over it
+HAS = $(PYTHON_IN) -c 'import importlib.util as i, sys; sys.exit(i.find_spec("$(1)") is None)'
+INSTALL := $(PYTHON_IN) -m pip install --quiet --no-deps -r
 test-setup: setup
-	@$(PYTHON_IN) -c 'import importlib.util as i, sys; sys.exit(i.find_spec("triton") is None)' || \
-	    $(PYTHON_IN) -m pip install --quiet --no-deps -r requirements-test.txt
+	@$(call HAS,labelformat) || $(INSTALL) requirements-own-data.txt
+	@$(call HAS,triton) || $(INSTALL) requirements-test.txt
 
 test: test-setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes to pytest
 	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)

@@ -349,26 +349,3 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         if not target.exists() or (anchor and anchor not in anchors(target)):
             astray.append(link)
     assert astray == []
-
-
-# --- what they do --------------------------------------------------------------------------------
-
-
-def test_the_two_class_example_trains(
-    tmp_path: Path, tiny_coco: Path, tiny_det: list[str], run_tool: Callable[..., int]
-) -> None:
-    (example,) = (block.text for block in CONFIGS if block.file_name == 'cats_and_dogs.py')
-    config = tmp_path / 'cats_and_dogs.py'
-    config.write_text(example.replace('./det_configs', str(ROOT / 'det_configs')))
-    for split in ('train', 'val'):
-        content = json.loads((tiny_coco / f'annotations/instances_{split}2017.json').read_text())
-        content['categories'] = [dict(id=1, name='cat'), dict(id=3, name='dog')]
-        target = tmp_path / f'data/annotations/instances_{split}2017.json'
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(content))
-        (tmp_path / f'data/{split}2017').symlink_to(tiny_coco / f'{split}2017')
-    options = [option for option in tiny_det if not option.startswith('data_root=')]
-    options.append(f'data_root={tmp_path / "data"}')
-    assert run_tool('train', config, '--work-dir', tmp_path / 'w', '--cfg-options', *options) == 0
-    (log,) = (tmp_path / 'w').glob('*/*.log')
-    assert 'coco/segm_mAP' in log.read_text()

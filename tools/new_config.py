@@ -4,18 +4,20 @@
     python tools/new_config.py DATA OUT.py
     python tools/train.py OUT.py
 
-DATA is a folder or a file of annotations in COCO's format. What has no split is split, into
-DATA/rmt/; nothing that is there is changed. OUT.py is a config of a few lines, each choice with its
-reason, for this machine.
+DATA is a folder or a file of annotations: COCO's JSON, YOLO's data.yaml, Pascal VOC's XML or
+labelme's JSON for detection; images/ and masks/ with label maps for segmentation. What is converted
+or split is written to DATA/rmt/; nothing that is there is changed. OUT.py is a config of a few
+lines, each choice with its reason, for this machine; OUT.png shows what is in the data.
 """
 
 import argparse
 from pathlib import Path
 
+from mmengine.config import Config
 from support import checks, cli
 from support.config import read_config
 from support.files import atomic_write, check_file
-from support.own_data import placing, reading, recipe, report, start, writing
+from support.own_data import picture, placing, reading, recipe, report, start, writing
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('out', metavar='OUT.py', help='the config to write; must not exist')
     parser.add_argument('--images', help='the folder of the images, where it is not near')
     parser.add_argument('--val', help='of COCO JSON, the file to validate on')
+    parser.add_argument('--files', help='the folder for files split or converted (DATA/rmt)')
     parser.add_argument('--classes', nargs='+', help='take these classes alone')
     parser.add_argument('--head', choices=recipe.BASES, help='by the data where it is not given')
     parser.add_argument('--arch', choices=recipe.known_archs(), help="or as --start's file; tiny")
@@ -47,17 +50,20 @@ def main() -> None:
     found = reading.read(args.data, args.images, args.val, args.classes)
     head = choose_head(args.head, found, weights)
     arch = choose_arch(args.arch, weights)
-    found, paths, written = placing.place(found)
+    files = Path(args.files).expanduser().absolute() if args.files else None
+    found, paths, written = placing.place(found, files)
     try:
         text, side = compose(out, found, paths, head, arch, weights, args)
-        check(out, text)
+        said = report.text(found, side)
+        cfg = check(out, text)
+        picture.draw(found, cfg, out.with_suffix('.png'))
     except BaseException:
-        for path in written:
-            path.unlink()
+        placing.undo(written)
         raise
-    print(report.text(found, side))
+    print(said)
     atomic_write(out, text)
-    print(f'{out}: written; to train: python tools/train.py {out}')
+    print(f'{out.with_suffix(".png")}: the same as a picture')
+    print(f'{out}: the config; to train: python tools/train.py {out}')
 
 
 def check_out(out: Path) -> None:
@@ -112,13 +118,14 @@ def compose(out, found, paths, head, arch, weights, args) -> tuple[str, int | No
     return writing.config_text(out, case, chosen, found.classes, paths, begin), chosen['side'].value
 
 
-def check(out: Path, text: str) -> None:
+def check(out: Path, text: str) -> Config:
     """Read the config, and look at the data through it, as a training would."""
     beside = out.with_name(f'.{out.stem}.check.py')
     try:
         beside.write_text(text)
         cfg = read_config(str(beside), {})
         checks.check_data(cfg, ('train', 'val'))
+        return cfg
     finally:
         beside.unlink(missing_ok=True)
 

@@ -14,13 +14,18 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from support.config import build_runner, read_config
-from support.own_data import recipe
+from support.own_data import picture, recipe
 from support.own_data.placing import FOLDER
 from tiny_data import SIZES, write_coco
 
 from backbone.rmt import VARIANTS
 
 Make = Callable[..., Config]
+
+
+@pytest.fixture(autouse=True)
+def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, 'draw', lambda *_: None)
 
 
 @pytest.fixture
@@ -215,7 +220,7 @@ def test_what_can_not_be_written_is_said_first(refused: Callable[..., str], phot
     assert 'absent: no such folder' in refused(photos, out='absent/out.py')
     (photos / FOLDER).mkdir()
     (photos / FOLDER / 'train.json').write_text('{"mine": 1}')
-    assert f'{FOLDER}/train.json: is there and not of tools/new_config.py' in refused(photos)
+    assert f'{FOLDER}: is there and not written by tools/new_config.py' in refused(photos)
 
 
 @pytest.mark.parametrize(

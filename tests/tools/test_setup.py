@@ -121,13 +121,16 @@ def test_two_sets_do_not_mix_in_one_environment(setup: Setup, project: Path) -> 
 
 
 @pytest.mark.parametrize(('there', 'installed'), [('', True), ('yes', False)])
-def test_tests_add_triton_where_there_is_none(there: str, installed: bool, project: Path) -> None:
+def test_tests_add_what_they_need_where_it_is_not(
+    there: str, installed: bool, project: Path
+) -> None:
     shutil.copy(ROOT / 'Makefile', project)
     env = {'PATH': os.environ['PATH'], 'CXX': 'sh', 'FAIL': '', 'TRITON': there}
     env |= {'PYTHON': str(project / 'fake-python'), 'CALLS': str(project / 'calls')}
     subprocess.run(['make', 'test-setup'], cwd=project, env=env, check=True, timeout=60)
-    added = 'install --quiet --no-deps -r requirements-test.txt'
-    assert (calls(project)[-1] == added) == installed
+    added = ['own-data', 'test']
+    added = [f'install --quiet --no-deps -r requirements-{name}.txt' for name in added]
+    assert (calls(project)[-2:] == added) == installed
     assert 'triton==' in (project / 'requirements-test.txt').read_text()
 
 

@@ -1,6 +1,5 @@
 """Data in COCO's format, whatever the files are called."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -89,13 +88,12 @@ def read(
     init_default_scope('mmdet')
     splits = {s: _read_split(s, path, images, inside) for s, path in files.items()}
     names = [c['name'] for c in next(iter(splits.values())).content['categories']]
-    classes = _classes(names, splits.values(), wanted)
+    classes = classes_of(names, splits.values(), wanted)
     notes = ()
     if len(classes) < len(names):
         notes = (f'of {len(names)} categories {len(classes)} are taken: {some(classes)}',)
-    places = [*files.values(), *(split.images for split in splits.values())]
-    root = Path(os.path.commonpath([p if p.is_dir() else p.parent for p in places]))
-    return with_masks(Found('COCO JSON', root, classes, splits, notes=notes))
+    place = inside or next(iter(files.values())).parent
+    return with_masks(Found('COCO JSON', place, classes, splits, notes=notes))
 
 
 def with_masks(found: Found) -> Found:
@@ -130,7 +128,7 @@ def _read_split(split: str, path: Path, images: Path | None, inside: Path | None
     return Objects(content, images or find_images(path, file.images, split, inside), path)
 
 
-def _classes(names: list[str], splits: Iterable[Objects], wanted: list[str] | None) -> list[str]:
+def classes_of(names: list[str], splits: Iterable[Objects], wanted: list[str] | None) -> list[str]:
     """The classes to train, in the order of the file, by which mmdet numbers them."""
     used = set().union(*(split.by_class(names) for split in splits))
     if wanted is None:

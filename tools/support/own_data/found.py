@@ -1,7 +1,7 @@
 """What was found in a person's data, in the same form whatever the format was."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from support.checks import rows
@@ -26,8 +26,19 @@ class Objects:
     def size(self) -> int:
         return len(self.content['images'])
 
-    def places(self) -> list[Path]:
-        return [self.images / image['file_name'] for image in self.content['images']]
+    def contents(self) -> list[set]:
+        """The categories in each image."""
+        found: dict[object, set] = {image['id']: set() for image in self.content['images']}
+        for row in self.content['annotations']:
+            found[row['image_id']].add(row['category_id'])
+        return list(found.values())
+
+    def part(self, chosen: set[int]) -> 'Objects':
+        """Some of the images, by their numbers, with their objects; yet to be written."""
+        images = [image for i, image in enumerate(self.content['images']) if i in chosen]
+        kept = {image['id'] for image in images}
+        rows = [row for row in self.content['annotations'] if row['image_id'] in kept]
+        return Objects({**self.content, 'images': images, 'annotations': rows}, self.images)
 
     def sides(self) -> list[tuple[int, int]]:
         """Width and height of each image."""
@@ -70,7 +81,9 @@ class Maps:
         images, maps: the two folders.
         names: of the images below their folder, without suffix.
         suffixes: of images and label maps.
-        labels: pixels of each label.
+        labels: in each image, the pixels of each label.
+        shapes: width and height of each image.
+        whole: whether these are all images of the folder.
     """
 
     images: Path
@@ -79,13 +92,23 @@ class Maps:
     suffixes: tuple[str, str]
     labels: list[Counter]
     shapes: list[tuple[int, int]]
+    whole: bool = True
 
     @property
     def size(self) -> int:
         return len(self.names)
 
-    def places(self) -> list[Path]:
-        return [self.images / (name + self.suffixes[0]) for name in self.names]
+    def part(self, chosen: set[int]) -> 'Maps':
+        """Some of the images, by their numbers."""
+        names, labels, shapes = (
+            [one for i, one in enumerate(all_) if i in chosen]
+            for all_ in (self.names, self.labels, self.shapes)
+        )
+        return replace(self, names=names, labels=labels, shapes=shapes, whole=False)
+
+    def contents(self) -> list[set]:
+        """The labels in each image."""
+        return [set(labels) for labels in self.labels]
 
     def sides(self) -> list[tuple[int, int]]:
         return self.shapes
@@ -97,18 +120,20 @@ class Found:
 
     Attributes:
         format: its name for people.
-        root: the folder that all paths of the config lie below.
+        place: the folder of the data, where files of our own go.
         classes: their names, in the order of their numbers.
         splits: ``'train'`` and ``'val'``, or ``'all'`` where the data has no split.
         masks: whether every object that trains has a mask.
+        ordered: whether the format numbers its classes.
         notes: what else to tell about it.
     """
 
     format: str
-    root: Path
+    place: Path
     classes: list[str]
     splits: dict[str, Objects] | dict[str, Maps]
     masks: bool = False
+    ordered: bool = True
     notes: tuple[str, ...] = ()
 
     @property

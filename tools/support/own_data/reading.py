@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from support.checks.dataset import some
 from support.cli import UserError
-from support.own_data import coco
+from support.own_data import coco, labelme, maps, voc, yolo
 from support.own_data.found import Found
 
 LAYOUTS = 'COCO JSON (one file, or train and val)'
@@ -30,10 +31,46 @@ def read(
     if folder and not folder.is_dir():
         raise UserError(f'--images {images}: no such folder')
     if path.is_file():
-        if path.suffix == '.json':
-            files = {'train': path, 'val': Path(val).absolute()} if val else {'all': path}
-            return coco.read(files, folder, wanted)
-        raise UserError(f'DATA {data}: not a file of annotations')
+        return _read_file(path, folder, val and Path(val).expanduser().absolute(), wanted)
+    return _read_folder(path, folder, wanted)
+
+
+def _read_file(
+    path: Path, images: Path | None, val: Path | None, wanted: list[str] | None
+) -> Found:
+    if path.suffix.lower() in ('.yaml', '.yml'):
+        return chosen(yolo.read(path), wanted)
+    if path.suffix.lower() == '.json':
+        files = {'train': path, 'val': val} if val else {'all': path}
+        return coco.read(files, images, wanted)
+    raise UserError(f'DATA {path}: must be {LAYOUTS}')
+
+
+def _read_folder(path: Path, images: Path | None, wanted: list[str] | None) -> Found:
+    described = [p for p in sorted(path.glob('*.y*ml')) if 'names' in p.read_text(errors='replace')]
+    if len(described) == 1:
+        return chosen(yolo.read(described[0]), wanted)
+    if described:
+        raise UserError(f'{path}: has {some([p.name for p in described])}; name one as DATA')
+    if found := labelme.find(path):
+        return chosen(labelme.read(found, path, images), wanted)
     if found := coco.find(path):
-        return coco.read(coco.choose(found, path), folder, wanted, path)
-    raise UserError(f'DATA {data}: nothing known in it; it must hold {LAYOUTS}')
+        return coco.read(coco.choose(found, path), images, wanted, path)
+    if found := maps.find(path):
+        return maps.read(found, path, wanted)
+    if found := voc.find(path):
+        return chosen(voc.read(found, path, images), wanted)
+    raise UserError(f'DATA {path}: nothing known in it; it must hold {LAYOUTS}')
+
+
+def chosen(found: Found, wanted: list[str] | None) -> Found:
+    """Take the wanted classes of converted data, and tell whether it has masks.
+
+    Classes that the format does not number are in the order in which they are wanted.
+    """
+    if wanted and not found.ordered:
+        found.classes.sort(key=lambda n: wanted.index(n) if n in wanted else len(wanted))
+        for split in found.splits.values():
+            split.content['categories'].sort(key=lambda c: found.classes.index(c['name']))
+    found.classes = coco.classes_of(found.classes, found.splits.values(), wanted)
+    return coco.with_masks(found)

@@ -1,7 +1,9 @@
 """What is in the data, as text."""
 
 from collections import Counter
+from collections.abc import Callable
 
+from support.checks.dataset import some
 from support.own_data.found import Found, Maps, Objects
 
 SIZES = {'small': 0, 'medium': 32**2, 'large': 96**2}
@@ -22,7 +24,7 @@ def text(found: Found, side: int | None) -> str:
     """
     splits = found.splits
     what = 'label maps' if found.is_segmentation else 'boxes and masks' if found.masks else 'boxes'
-    lines = [f'{found.format} in {found.root}: {what}, {_count(len(found.classes), "class")}']
+    lines = [f'{found.format} in {found.place}: {what}, {_count(len(found.classes), "class")}']
     lines.append(_row('', *splits))
     lines.append(_row('images', *(split.size for split in splits.values())))
     rows = _maps if found.is_segmentation else _objects
@@ -47,8 +49,7 @@ def _objects(found: Found) -> list[str]:
     splits: dict[str, Objects] = found.splits
     tallies = {name: split.tally(found.classes) for name, split in splits.items()}
     lines = [_row('objects that train', *(tally.usable for tally in tallies.values()))]
-    by_class = [split.by_class(found.classes) for split in splits.values()]
-    lines += _classes(found.classes, by_class)
+    lines += _classes(found.classes, list(class_counts(found).values()))
     by_size = [size_of_objects(split, found.classes) for split in splits.values()]
     for name, begin in SIZES.items():
         end = dict(small=32, medium=96).get(name)
@@ -64,29 +65,45 @@ def _objects(found: Found) -> list[str]:
     return lines
 
 
-def _classes(classes: list[str], counts: list[Counter]) -> list[str]:
-    lines = [_row(f'  {name}', *(count[name] for count in counts)) for name in classes[:SHOWN]]
+def _classes(
+    classes: list[str], counts: list[Counter], form: Callable[[int], object] = int
+) -> list[str]:
+    lines = [
+        _row(f'  {name}', *(form(count[name]) for count in counts)) for name in classes[:SHOWN]
+    ]
     if len(classes) > SHOWN:
-        rest = [sum(count[name] for name in classes[SHOWN:]) for count in counts]
+        rest = (form(sum(count[name] for name in classes[SHOWN:])) for count in counts)
         lines.append(_row(f'  {len(classes) - SHOWN} more', *rest))
-    train, *others = counts
-    for name in classes:
-        if not train[name]:
-            lines.append(f'nothing of {name!r} to train on')
-        elif not all(count[name] for count in others):
-            lines.append(f'nothing of {name!r} to validate on')
+    train, val = counts
+    for what, lacking in (
+        ('train on', [name for name in classes if not train[name]]),
+        ('validate on', [name for name in classes if train[name] and not val[name]]),
+    ):
+        if lacking:
+            lines.append(f'nothing to {what} of {some(lacking)}')
     return lines
 
 
 def _maps(found: Found) -> list[str]:
-    splits: dict[str, Maps] = found.splits
-    pixels = []
-    for split in splits.values():
-        total = sum(split.labels, Counter())
-        whole = max(1, sum(total.values()))
-        shares = {name: total[i] / whole for i, name in enumerate(found.classes)}
-        pixels.append({name: f'{share:.1%}' if share else 0 for name, share in shares.items()})
-    return _classes(found.classes, pixels)
+    counts = class_counts(found).values()
+    shares = [
+        Counter({name: number / max(1, count.total()) for name, number in count.items()})
+        for count in counts
+    ]
+    return _classes(found.classes, shares, '{:.1%}'.format)
+
+
+def class_counts(found: Found) -> dict[str, Counter]:
+    """By split, the objects of each class that train; of label maps the pixels."""
+    if not found.is_segmentation:
+        splits: dict[str, Objects] = found.splits
+        return {name: split.by_class(found.classes) for name, split in splits.items()}
+    maps: dict[str, Maps] = found.splits
+    totals = {name: sum(split.labels, Counter()) for name, split in maps.items()}
+    return {
+        name: Counter({c: total[i] for i, c in enumerate(found.classes)})
+        for name, total in totals.items()
+    }
 
 
 def size_of_objects(split: Objects, classes: list[str]) -> Counter:
@@ -104,7 +121,7 @@ def _image_sizes(splits) -> str:
     if len(counts) > 3:
         areas = sorted(counts, key=lambda size: size[0] * size[1])
         smallest, largest = (' x '.join(map(str, size)) for size in (areas[0], areas[-1]))
-        shown.append(f'{len(counts) - 3} others, from {smallest} to {largest}')
+        shown.append(f'{_count(len(counts) - 3, "other")}, from {smallest} to {largest}')
     return ', '.join(shown)
 
 
