@@ -18,6 +18,8 @@ from support import checks, cli
 from support.config import read_config
 from support.files import atomic_write, check_file
 from support.own_data import picture, placing, reading, recipe, report, start, writing
+from support.own_data.found import Found
+from support.own_data.pieces import Paths
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,7 +41,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--size', type=int, help='pixels of the longer side in the training')
     parser.add_argument('--minutes', type=float, default=40, help='on a CPU, how long to train')
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.size is not None and args.size < 16:
+        raise cli.UserError(f'--size {args.size}: must be at least 16 pixels')
+    if not args.minutes > 0:
+        raise cli.UserError(f'--minutes {args.minutes}: must be more than 0')
+    return args
 
 
 def main() -> None:
@@ -48,12 +55,11 @@ def main() -> None:
     check_out(out)
     weights = start.Weights.read(args.start) if args.start else None
     found = reading.read(args.data, args.images, args.val, args.classes)
-    head = choose_head(args.head, found, weights)
-    arch = choose_arch(args.arch, weights)
+    choose_head(args.head, found, weights)  # before anything is written
     files = Path(args.files).expanduser().absolute() if args.files else None
     found, paths, written = placing.place(found, files)
     try:
-        text, side = compose(out, found, paths, head, arch, weights, args)
+        text, side = compose(out, found, paths, weights, args)
         said = report.text(found, side)
         cfg = check(out, text)
         picture.draw(found, cfg, out.with_suffix('.png'))
@@ -71,12 +77,15 @@ def check_out(out: Path) -> None:
         raise cli.UserError(f'{out}: OUT must end in .py')
     if out.exists():
         raise cli.UserError(f'{out}: exists; give another name or move it away')
+    drawn = out.with_suffix('.png')
+    if drawn.exists() and not picture.is_ours(drawn):
+        raise cli.UserError(f'{drawn}: exists; give another name or move it away')
     if not out.absolute().parent.is_dir():
         raise cli.UserError(f'{out.parent}: no such folder')
     check_file(out, 'OUT')
 
 
-def choose_head(wanted: str | None, found, weights: start.Weights | None) -> str:
+def choose_head(wanted: str | None, found: Found, weights: start.Weights | None) -> str:
     """The head: as asked for, else as the weights have it, else what suits the data."""
     if found.is_segmentation:
         fitting, usual = recipe.MAP_HEADS, 'fpn'
@@ -100,7 +109,15 @@ def choose_arch(wanted: str | None, weights: start.Weights | None) -> str:
     return weights.description.arch
 
 
-def compose(out, found, paths, head, arch, weights, args) -> tuple[str, int | None]:
+def compose(
+    out: Path,
+    found: Found,
+    paths: Paths,
+    weights: start.Weights | None,
+    args: argparse.Namespace,
+) -> tuple[str, int | None]:
+    """The config's text, and the longer side of its images."""
+    head, arch = choose_head(args.head, found, weights), choose_arch(args.arch, weights)
     how, begin = start.plan(weights, head, found.classes)
     case = recipe.Case(
         head,

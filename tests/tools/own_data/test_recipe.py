@@ -23,7 +23,7 @@ def test_the_warm_up_is_a_small_share_and_validation_comes_now_and_then(
     steps = chosen['steps'].value
     assert steps >= 500
     assert chosen['warmup'].value <= steps / 10
-    assert 5 <= steps // chosen['val_every'].value <= 20
+    assert 2 <= steps // chosen['val_every'].value <= 11
     assert chosen['patience'].value * chosen['val_every'].value <= steps
     assert all(choice.why for choice in chosen.values())
 
@@ -75,3 +75,13 @@ def test_heads_are_as_wide_as_those_in_the_file() -> None:
 def test_known_weights_are_changed_slowly() -> None:
     rates = [value(replace(CASE, start=s), 'rate') for s in ('nothing', 'again', 'detector')]
     assert rates == sorted(rates, reverse=True)
+    young = replace(CASE, start='detector', schooled=False)
+    assert rates[0] > value(young, 'rate') > rates[2]
+
+
+def test_a_large_val_set_takes_no_more_than_its_share() -> None:
+    few, many = (replace(CASE, val_images=number) for number in (12, 5000))
+    assert value(few, 'steps') // value(few, 'val_every') == 10
+    assert value(many, 'steps') // value(many, 'val_every') == 2
+    on_gpu = replace(many, machine=GPU)
+    assert value(on_gpu, 'steps') // value(on_gpu, 'val_every') == 10

@@ -56,6 +56,8 @@ def test_images_objects_sizes_and_what_is_dropped(
     drawn = cv2.imread(str(tmp_path / 'out.png'))
     assert drawn.shape[1] > 900
     assert np.std(drawn) > 10
+    (tmp_path / 'out.py').unlink()
+    said(data, capsys)  # draws it anew: it is its own
 
 
 @pytest.fixture

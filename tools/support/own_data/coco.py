@@ -131,6 +131,11 @@ def _read_split(split: str, path: Path, images: Path | None, inside: Path | None
 def classes_of(names: list[str], splits: Iterable[Objects], wanted: list[str] | None) -> list[str]:
     """The classes to train, in the order of the file, by which mmdet numbers them."""
     used = set().union(*(split.by_class(names) for split in splits))
+    if not used:
+        split = next(iter(splits))
+        tally = split.tally(names)
+        where, why = split.file or split.images, tally.reasons() or 'none is there'
+        raise UserError(f'{where}: no object to train on: of {tally.objects}, {why}')
     if wanted is None:
         return [name for name in names if name in used]
     if unknown := [name for name in wanted if name not in names]:

@@ -125,7 +125,9 @@ def _picture(
     name = PureWindowsPath(told['imagePath']).name  # labelme on Windows writes its own separator
     image = folder / name
     if not image.is_file():
-        hint = '; it is inside the JSON, and must be a file' if told.get('imageData') else ''
+        hint = '; --images names another folder'
+        if told.get('imageData'):
+            hint = '; it is inside the JSON, and must be a file'
         raise UserError(f'{path}: its image {image} is not there{hint}')
     size = told.get('imageWidth'), told.get('imageHeight')
     if not all(type(side) is int and side > 0 for side in size):

@@ -13,6 +13,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from PIL import Image
 
 from support.files import atomic_write
 from support.own_data.found import Found
@@ -21,6 +22,7 @@ from support.own_data.report import SIZES, class_counts, size_of_objects
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
+MADE_BY = 'tools/new_config.py'
 SHOWN, COLUMNS = 12, 4
 SIDE = 360
 """Pixels of the longer side of an image."""
@@ -50,8 +52,17 @@ def draw(found: Found, cfg: Config, path: Path) -> None:
         panel(axes, found)
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
-    atomic_write(path, partial(figure.savefig, dpi=90))
+    atomic_write(path, partial(figure.savefig, dpi=90, metadata={'Software': MADE_BY}))
     plt.close(figure)
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a picture was drawn here, so that it may be drawn anew."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get('Software') == MADE_BY
+    except OSError:
+        return False
 
 
 # --- images --------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 from support.cli import UserError
 from support.files import atomic_write, check_folder
 from support.own_data.found import Found, Maps, Objects
+from support.own_data.pieces import Paths
 from support.own_data.splitting import choose_val
-from support.own_data.writing import Paths
 
 FOLDER = 'rmt'
 """Below the data; nothing else is written there."""

@@ -30,6 +30,8 @@ def read(
         raise UserError(f'DATA {data}: no such file or folder')
     if folder and not folder.is_dir():
         raise UserError(f'--images {images}: no such folder')
+    if val and not (path.is_file() and path.suffix.lower() == '.json'):
+        raise UserError(f'--val {val}: goes with one JSON file as DATA, to train on')
     if path.is_file():
         return _read_file(path, folder, val and Path(val).expanduser().absolute(), wanted)
     return _read_folder(path, folder, wanted)
@@ -39,6 +41,7 @@ def _read_file(
     path: Path, images: Path | None, val: Path | None, wanted: list[str] | None
 ) -> Found:
     if path.suffix.lower() in ('.yaml', '.yml'):
+        _refuse(images, 'data.yaml')
         return chosen(yolo.read(path), wanted)
     if path.suffix.lower() == '.json':
         files = {'train': path, 'val': val} if val else {'all': path}
@@ -49,6 +52,7 @@ def _read_file(
 def _read_folder(path: Path, images: Path | None, wanted: list[str] | None) -> Found:
     described = [p for p in sorted(path.glob('*.y*ml')) if 'names' in p.read_text(errors='replace')]
     if len(described) == 1:
+        _refuse(images, described[0].name)
         return chosen(yolo.read(described[0]), wanted)
     if described:
         raise UserError(f'{path}: has {some([p.name for p in described])}; name one as DATA')
@@ -57,10 +61,18 @@ def _read_folder(path: Path, images: Path | None, wanted: list[str] | None) -> F
     if found := coco.find(path):
         return coco.read(coco.choose(found, path), images, wanted, path)
     if found := maps.find(path):
+        _refuse(images, 'the name of their folder')
         return maps.read(found, path, wanted)
     if found := voc.find(path):
         return chosen(voc.read(found, path, images), wanted)
     raise UserError(f'DATA {path}: nothing known in it; it must hold {LAYOUTS}')
+
+
+def _refuse(images: Path | None, instead: str) -> None:
+    if images:
+        raise UserError(
+            f'--images {images}: has no effect; the images are where {instead} has them'
+        )
 
 
 def chosen(found: Found, wanted: list[str] | None) -> Found:

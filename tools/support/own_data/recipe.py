@@ -14,6 +14,9 @@ narrow heads of `_base_/*_narrow.py`. Measured on an AMD EPYC of 2.4 GHz (AVX2).
 DEPTH = {'tiny': 1.0, 'small': 1.9, 'base': 3.6, 'large': 5.8}
 """The same for the other sizes, as multiples of RMT-T."""
 
+TESTING, FOR_VALIDATION = 0.4, 0.1
+"""What an image takes in testing, as a part of training; the part of the time for validation."""
+
 BOX_HEADS, MASK_HEADS = ('retinanet', 'faster_rcnn'), ('mask_rcnn',)
 MAP_HEADS = ('fpn', 'upernet')
 BASES = {
@@ -75,6 +78,11 @@ class Case:
     minutes: float = 40
     side: int | None = None
 
+    @property
+    def knows_little(self) -> bool:
+        """Whether nearly all is to be learnt."""
+        return self.start == 'nothing' or not self.schooled
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -93,12 +101,13 @@ def recipe(case: Case) -> Recipe:
     chosen['narrow'] = _narrow(case)
     chosen['side'] = _side(case)
     chosen['batch'], chosen['accumulate'] = _batch(case)
+    times = _validations(case, chosen['side'].value)
     chosen['steps'] = _steps(case, chosen)
     chosen['warmup'] = _warmup(chosen['steps'].value)
     chosen['rate'] = _rate(case, chosen['batch'].value * chosen['accumulate'].value)
     chosen['drop_path'] = _drop_path(case)
     chosen['frozen'] = _frozen(case)
-    chosen['val_every'], chosen['patience'] = _validation(case, chosen['steps'].value)
+    chosen['val_every'], chosen['patience'] = _validation(case, chosen['steps'].value, times)
     chosen['log_every'] = _log(case)
     return chosen
 
@@ -154,13 +163,12 @@ def _steps(case: Case, chosen: Recipe) -> Choice:
     """How often the weights change."""
     together = chosen['batch'].value * chosen['accumulate'].value
     epoch = max(1, case.images / together)
-    least, epochs = (4000, 36) if case.start == 'nothing' else (1500, 12)
+    least, epochs = (4000, 36) if case.knows_little else (1500, 12)
     wanted = max(least, round(epochs * epoch))
     why = f'{wanted / epoch:.0f} times through the images'
     if not case.machine.gpu:
         each = seconds_an_image(case, chosen['side'].value) * together
-        # a tenth of the time goes to validation
-        affordable = max(500, round(0.9 * case.minutes * 60 / each, -2))
+        affordable = max(500, round((1 - FOR_VALIDATION) * case.minutes * 60 / each, -2))
         if affordable < wanted:
             wanted = int(affordable)
             why = (
@@ -181,6 +189,8 @@ def _rate(case: Case, together: int) -> Choice:
         return Choice(round(6e-4 * root, 7), 'from random weights: high, for there is all to learn')
     if case.start == 'again':
         return Choice(round(3e-4 * root, 7), 'another round: half of what the first began with')
+    if case.knows_little:
+        return Choice(round(4e-4 * root, 7), 'the weights saw a short training: much is to learn')
     return Choice(round(2e-4 * root, 7), 'low, for what the weights know is not to be lost')
 
 
@@ -196,12 +206,20 @@ def _frozen(case: Case) -> Choice:
     return Choice(-1, 'all is trained')
 
 
-def _validation(case: Case, steps: int) -> tuple[Choice, Choice]:
-    times = 10
-    patience = 8 if case.start == 'nothing' else 5
+def _validations(case: Case, side: int | None) -> int:
+    """How often to validate: ten times, or as often as a share of the time allows."""
+    if case.machine.gpu:
+        return 10
+    each = seconds_an_image(case, side) * TESTING * case.val_images
+    return int(max(2, min(10, FOR_VALIDATION * case.minutes * 60 / max(each, 1e-9))))
+
+
+def _validation(case: Case, steps: int, times: int) -> tuple[Choice, Choice]:
+    # from random weights the first validations find nothing, whatever is learnt
+    patience = round((0.8 if case.knows_little else 0.5) * times)
     return (
         Choice(max(1, steps // times), f'{times} times in all'),
-        Choice(patience, f'validations without a better one, of {times}'),
+        Choice(max(2, patience), f'validations without a better one, of {times}'),
     )
 
 

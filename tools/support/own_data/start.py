@@ -8,7 +8,7 @@ from backbone.weights.fetch import local_file
 from backbone.weights.layout import FAMILIES, KINDS, Description, recognise
 from backbone.weights.read import read_checkpoint, state_dict_in
 from backbone.weights.write import progress
-from support.own_data.writing import Start
+from support.own_data.pieces import Start
 
 SCHOOLED = 5000
 """Iterations after which the first layers of a network are worth keeping as they are."""

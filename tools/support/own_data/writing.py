@@ -1,11 +1,11 @@
 """The config's text: what differs from the bases, each choice with its reason."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from textwrap import wrap
 
 from backbone.rmt import VARIANTS
+from support.own_data import writing_boxes, writing_maps
+from support.own_data.pieces import Paths, Start, comment
 from support.own_data.recipe import BASES, MAP_HEADS, Case, Choice, Recipe
 from support.paths import ROOT
 
@@ -16,43 +16,6 @@ NAMES = {
     'fpn': 'Semantic FPN',
     'upernet': 'UperNet',
 }
-WIDTH = 96
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where the data lies.
-
-    Attributes:
-        root: what all other paths are relative to.
-        images: the folder of each split.
-        annotations: the annotation file of each split, or the folder of its label maps.
-        lists: for label maps, the file that lists the names of each split, if there is one.
-        suffixes: of images and label maps.
-    """
-
-    root: Path
-    images: dict[str, str]
-    annotations: dict[str, str]
-    lists: dict[str, str] | None = None
-    suffixes: tuple[str, str] = ('', '')
-
-
-@dataclass(frozen=True)
-class Start:
-    """The weights that the training starts from.
-
-    Attributes:
-        key: ``'pretrained'`` for a backbone, ``'load_from'`` for a whole model; empty for none.
-        file: as an absolute path.
-        why: what of it is used.
-        own_classes: whether its class layers are left out.
-    """
-
-    key: str = ''
-    file: str = ''
-    why: str = ''
-    own_classes: bool = False
 
 
 def config_text(
@@ -60,20 +23,10 @@ def config_text(
 ) -> str:
     """The whole file."""
     parts = [_head(out, case, chosen, classes, paths)]
-    if case.head in MAP_HEADS:
-        from support.own_data.writing_maps import data, model
-
-        parts += [data(case, chosen, classes, paths), model(case, chosen, classes)]
-    else:
-        parts += [_data(case, chosen, classes, paths), _model(case, chosen, classes)]
+    own = writing_maps if case.head in MAP_HEADS else writing_boxes
+    parts += [own.data(case, chosen, classes, paths), own.model(case, chosen, classes)]
     parts += [_weights(start), _schedule(case, chosen, start)]
     return '\n'.join(part for part in parts if part)
-
-
-def comment(text: str, indent: str = '') -> str:
-    return '\n'.join(
-        wrap(text, WIDTH, initial_indent=f'{indent}# ', subsequent_indent=f'{indent}# ')
-    )
 
 
 def path_of_base(out: Path, name: str) -> str:
@@ -104,106 +57,6 @@ _base_ = [
     {path_of_base(out, f'backbone/_base_/rmt_{letter.lower()}.py')!r},
 ]
 '''
-
-
-def metainfo(classes: list[str]) -> str:
-    names = ', '.join(map(repr, classes))
-    if len(names) > 60:
-        names = '\n    ' + ',\n    '.join(map(repr, classes)) + ',\n'
-        return f'classes = ({names})\nmetainfo = dict(classes=classes)'
-    return (
-        f'classes = ({names}{"," if len(classes) == 1 else ""})\nmetainfo = dict(classes=classes)'
-    )
-
-
-def loader(case: Case) -> str:
-    if case.machine.gpu:
-        return f'loader = dict(num_workers={max(2, min(8, case.machine.cores - 1))})'
-    return (
-        '# loading takes a small part of a step: worker processes would only take time from it\n'
-        'loader = dict(num_workers=0, persistent_workers=False)'
-    )
-
-
-def _data(case: Case, chosen: Recipe, classes: list[str], paths: Paths) -> str:
-    masks = ', with_mask=True' if case.head == 'mask_rcnn' else ''
-    side = chosen['side']
-    scale = (1333, 800) if side.value is None else (side.value, side.value)
-    return f"""\
-# --- data -----------------------------------------------------------------------------------------
-
-data_root = {str(paths.root)!r}
-{metainfo(classes)}
-{comment(f'width and height at most; {side.why}')}
-scale = {scale}
-
-load = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True{masks}),
-    dict(type='Resize', scale=scale, keep_ratio=True),
-]
-keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-train_pipeline = [*load, dict(type='RandomFlip', prob=0.5), dict(type='PackDetInputs')]
-test_pipeline = [*load[::2], load[1], dict(type='PackDetInputs', meta_keys=keys)]
-{loader(case)}
-train_dataloader = dict(
-    batch_size={chosen['batch'].value},  # {chosen['batch'].why}
-    sampler=dict(type='InfiniteSampler'),
-    dataset=dict(
-        ann_file={paths.annotations['train']!r},
-        data_prefix=dict(img={paths.images['train']!r}),
-        metainfo=metainfo,
-        pipeline=train_pipeline,
-    ),
-    **loader,
-)
-val_dataloader = dict(
-    dataset=dict(
-        ann_file={paths.annotations['val']!r},
-        data_prefix=dict(img={paths.images['val']!r}),
-        metainfo=metainfo,
-        pipeline=test_pipeline,
-    ),
-    **loader,
-)
-test_dataloader = val_dataloader
-# `data/coco` stands for `data_root`, also where --cfg-options give another
-val_evaluator = dict(ann_file={'data/coco/' + paths.annotations['val']!r})
-test_evaluator = val_evaluator
-"""
-
-
-def _model(case: Case, chosen: Recipe, classes: list[str]) -> str:
-    stages = '_base_.channels[1:]' if case.head == 'retinanet' else '_base_.channels'
-    heads = {
-        'mask_rcnn': (
-            '    roi_head=dict(\n'
-            '        bbox_head=dict(num_classes=len(classes)),\n'
-            '        mask_head=dict(num_classes=len(classes)),\n'
-            '    ),'
-        ),
-        'faster_rcnn': '    roi_head=dict(bbox_head=dict(num_classes=len(classes))),',
-        'retinanet': '    bbox_head=dict(num_classes=len(classes)),',
-    }[case.head]
-    return f"""\
-# --- model ----------------------------------------------------------------------------------------
-
-model = dict(
-{backbone(case, chosen)}
-    neck=dict(in_channels={stages}),
-{heads}
-)
-"""
-
-
-def backbone(case: Case, chosen: Recipe) -> str:
-    lines = []
-    if not case.machine.gpu:
-        lines += ["        norm_cfg=dict(type='BN'),  # SyncBN is for several GPUs"]
-    for key, name in (('drop_path', 'drop_path_rate'), ('frozen', 'frozen_stages')):
-        if chosen[key].value is not None:
-            lines += [f'        # {chosen[key].why}', f'        {name}={chosen[key].value},']
-    return '\n'.join(['    backbone=dict(', '        _base_.rmt,', *lines, '    ),'])
 
 
 def _weights(start: Start) -> str:

@@ -1,7 +1,7 @@
 """The parts of a segmentor's config that a detector's has otherwise."""
 
+from support.own_data.pieces import Paths, backbone, comment, loader, metainfo
 from support.own_data.recipe import Case, Recipe
-from support.own_data.writing import Paths, backbone, comment, loader, metainfo
 
 
 def data(case: Case, chosen: Recipe, classes: list[str], paths: Paths) -> str:
