@@ -54,6 +54,13 @@ def as_coco(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     return trained_on(copies.write_coco(root / 'data'), root / 'out.py')
 
 
+def test_another_json_file_beside_is_no_annotation(tmp_path: Path) -> None:
+    root = tmp_path / 'data'
+    copies.write_coco(root)
+    (root / 'dataset.json').write_text('{"dataset": "shapes", "version": 1}')
+    assert reading.read(str(root)).format == 'COCO JSON'
+
+
 @pytest.mark.parametrize('write', WITH_MASKS + BOXES_ALONE, **name_of)
 def test_a_copy_is_trained_on_alike(write: Write, as_coco: dict[str, dict], tmp_path: Path) -> None:
     found = trained_on(write(tmp_path / 'data'), tmp_path / 'out.py')

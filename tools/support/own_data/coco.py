@@ -23,7 +23,7 @@ def is_coco(path: Path) -> bool:
     except OSError as error:
         raise UserError(f'{path}: {error.strerror}') from error
     lists = (b'"images"', b'"annotations"', b'"categories"', b'"info"', b'"licenses"')
-    return any(name in head for name in lists) and b'"shapes"' not in head
+    return any(name in head for name in lists)
 
 
 def split_of(path: Path, root: Path) -> str:

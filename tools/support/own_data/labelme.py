@@ -6,6 +6,7 @@ are round them to whole pixels, or bring packages that are larger than this proj
 
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from pathlib import Path, PureWindowsPath
 
@@ -28,7 +29,7 @@ def is_labelme(path: Path) -> bool:
     """Whether a JSON file is labelme's, by its beginning."""
     with open(path, 'rb') as file:
         head = file.read(2**16)
-    return b'"shapes"' in head and (b'"imagePath"' in head or b'"version"' in head)
+    return re.search(rb'"shapes"\s*:\s*\[', head) is not None
 
 
 def find(root: Path) -> dict[str, list[Path]]:
