@@ -62,10 +62,10 @@ def test_a_batch_finds_what_one_at_a_time_does(
     run_tool: Callable[..., int],
 ) -> None:  # fmt: skip
     rng = np.random.default_rng(0)
-    for i, shape in enumerate([(96, 128), (96, 128), (128, 96), (96, 128)]):
+    for i, shape in enumerate([(96, 128), (96, 128), (128, 96)]):
         write_image(tmp_path / f'in/{i}.png', rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
     found = []
-    for size in (1, 3):
+    for size in (1, 2):
         out = tmp_path / f'out{size}'
         status = run_tool(
             'image_demo', config, checkpoints[config], tmp_path / 'in', '--out-dir', out,

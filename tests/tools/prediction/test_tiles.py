@@ -70,8 +70,9 @@ LARGE = [(300, 100, 900, 600), (20, 20, 60, 60), (1000, 650, 1030, 680), (10, 69
 """One larger than a tile, with small ones beside it."""
 
 
-@pytest.mark.parametrize('squares', [random_scene(0), random_scene(1), LARGE])
-@pytest.mark.parametrize('batch_size', [1, 4])
+@pytest.mark.parametrize(
+    ('squares', 'batch_size'), [(random_scene(0), 1), (random_scene(1), 4), (LARGE, 4)]
+)
 def test_every_object_is_found_once(squares: list, batch_size: int) -> None:
     picture = scene(squares)
     predict = tiled(see, TILE, OVERLAP, batch_size, score_thr=0.3, tell=lambda text: None)

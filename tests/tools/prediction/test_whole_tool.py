@@ -9,7 +9,10 @@ import cv2
 import numpy as np
 import pytest
 from conftest import DET_CONFIG, SEG_CONFIG, load_tool
-from stubs import META, find_squares
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from PIL import Image
+from stubs import META, find_squares, label_sample
 from support.prediction.inputs import Reader, Source
 from tiny_data import write_image
 
@@ -22,8 +25,12 @@ def tool(
     monkeypatch.chdir(tmp_path)
     Path('weights.pth').touch()
     demo = load_tool('image_demo')
-    model = SimpleNamespace(dataset_meta=META)
-    monkeypatch.setattr(demo, 'build', lambda *_: (model, SimpleNamespace()))
+
+    def build(cfg: Config, *_: object) -> tuple:
+        init_default_scope(cfg.default_scope)
+        return SimpleNamespace(dataset_meta=META), SimpleNamespace()
+
+    monkeypatch.setattr(demo, 'build', build)
     monkeypatch.setattr(demo, 'predictor', lambda *_: lambda pictures: run.predict(pictures))
 
     def run(*arguments: object) -> int:
@@ -76,6 +83,27 @@ def test_images_and_videos_in_one_run(batch: int, tool: Callable[..., int]) -> N
         f'predictions/{name}'
         for name in ('a.png.png', 'b.png.png', 'clip.avi.mp4', 'predictions.json')
     ]
+
+
+def test_a_segmentor_has_a_label_map_an_image_and_a_frame(
+    tool: Callable[..., int], run_tool: Callable[..., int]
+) -> None:
+    tool.predict = lambda pictures: [
+        label_sample((each.min(axis=-1) > 128).astype(np.int64)) for each in pictures
+    ]
+    write_video('clip.avi', 3)
+    write_image(Path('a.png'), square(0))
+    status = run_tool('image_demo', SEG_CONFIG, 'weights.pth', 'clip.avi', 'a.png', '--masks')
+    assert status == 0
+    maps = [f'clip.avi.labels/{i:06}.png' for i in range(3)] + ['a.png.labels.png']
+    for name, number in zip(maps, (0, 1, 2, 0), strict=True):
+        labels = np.asarray(Image.open(f'predictions/{name}'))
+        expected = square(number)[..., 0] > 128
+        assert (labels == expected).mean() > 0.98  # a video's edges are blurred
+    found = json.loads(Path('predictions/predictions.json').read_text())
+    assert found['a.png'] == {'dark': 0.9167, 'bright': 0.0833}
+    assert [set(frame['found']) for frame in found['clip.avi']] == [{'dark', 'bright'}] * 3
+    assert len(list(Reader([Source('predictions/clip.avi.mp4')]))) == 3
 
 
 def test_a_camera_ends_after_its_frames(
