@@ -87,6 +87,7 @@ def _quick_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runner logs and writes its config, and formatting that takes seconds."""
     for method in ('_log_env', 'dump_config'):
         monkeypatch.setattr(RMTRunner, method, lambda *_: None)
+    monkeypatch.setattr(Config, 'pretty_text', property(lambda _: ''))
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from released_files import imagenet_file, numbered
-from support.own_data.start import Weights, plan
+from support.own_data.recipe import BASES, MAP_HEADS
+from support.own_data.start import NECK, SEGMENTOR, Weights, plan, widths
 
 from backbone.rmt import RMT
 from backbone.weights.checkpoint import CheckpointError
@@ -64,6 +65,27 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
         Weights.read(str(tmp_path / 'other.pth'))
     with pytest.raises(CheckpointError, match='absent'):
         Weights.read(str(tmp_path / 'absent.pth'))
+
+
+@pytest.mark.parametrize(('head', 'base'), BASES.items())
+def test_both_widths_of_every_head_are_told_apart(head: str, base: str) -> None:
+    """By what a model of each base has."""
+    folder = 'seg_configs' if head in MAP_HEADS else 'det_configs'
+    assert sorted(widths(head).values()) == [False, True]
+    for width, full in widths(head).items():
+        cfg = Config.fromfile(ROOT / folder / '_base_' / f'{base if full else f"{head}_narrow"}.py')
+        init_default_scope(cfg.default_scope)
+        cfg.model.backbone = dict(type='RMT', out_indices=(1, 2, 3) if base[0] == 'r' else range(4))
+        stages = [64, 128, 256, 512]
+        if 'neck' in cfg.model:
+            cfg.model.neck.in_channels = stages[1:] if base[0] == 'r' else stages
+        else:
+            cfg.model.decode_head.in_channels = stages
+            cfg.model.auxiliary_head.in_channels = stages[2]
+        with torch.device('meta'):
+            shapes = {n: t.shape for n, t in MODELS.build(cfg.model).state_dict().items()}
+        found = shapes[NECK][0] if NECK in shapes else shapes[SEGMENTOR][1]
+        assert found == width
 
 
 def test_nothing_is_a_start_too() -> None:

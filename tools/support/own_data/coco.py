@@ -88,16 +88,20 @@ def read(
     init_default_scope('mmdet')
     splits = {s: _read_split(s, path, images, inside) for s, path in files.items()}
     names = [c['name'] for c in next(iter(splits.values())).content['categories']]
-    classes = classes_of(names, splits.values(), wanted)
-    notes = ()
-    if len(classes) < len(names):
-        notes = (f'of {len(names)} categories {len(classes)} are taken: {some(classes)}',)
     place = inside or next(iter(files.values())).parent
-    return with_masks(Found('COCO JSON', place, classes, splits, notes=notes))
+    return chosen(Found('COCO JSON', place, names, splits), wanted)
 
 
-def with_masks(found: Found) -> Found:
-    """Note whether every object has a mask; say how many have none where some do."""
+def chosen(found: Found, wanted: list[str] | None) -> Found:
+    """Take the wanted classes, those that have objects by default, and look for masks.
+
+    Where only some objects have a mask, the notes say how many have none.
+    """
+    names = found.classes
+    found.classes = classes_of(names, found.splits.values(), wanted)
+    if len(found.classes) < len(names):
+        some_of = f'of {len(names)} classes {len(found.classes)} are taken: {some(found.classes)}'
+        found.notes += (some_of,)
     kept = [
         (row, image)
         for split in found.splits.values()

@@ -84,5 +84,4 @@ def chosen(found: Found, wanted: list[str] | None) -> Found:
         found.classes.sort(key=lambda n: wanted.index(n) if n in wanted else len(wanted))
         for split in found.splits.values():
             split.content['categories'].sort(key=lambda c: found.classes.index(c['name']))
-    found.classes = coco.classes_of(found.classes, found.splits.values(), wanted)
-    return coco.with_masks(found)
+    return coco.chosen(found, wanted)

@@ -8,24 +8,38 @@ from backbone.weights.fetch import local_file
 from backbone.weights.layout import FAMILIES, KINDS, Description, recognise
 from backbone.weights.read import read_checkpoint, state_dict_in
 from backbone.weights.write import progress
+from support.config import from_file
 from support.own_data.pieces import Start
+from support.own_data.recipe import BASES, MAP_HEADS
+from support.paths import ROOT
 
 SCHOOLED = 5000
 """Iterations after which the first layers of a network are worth keeping as they are."""
 
-WIDTH_OF = {256: True, 64: False, 96: False}
-"""Whether a neck of so many channels is that of the paper or that of `_base_/*_narrow.py`."""
+
+NECK, SEGMENTOR = 'neck.fpn_convs.0.conv.weight', 'decode_head.conv_seg.weight'
+
+
+def widths(head: str) -> dict[int, bool]:
+    """How wide the neck of a head's bases is, else the head: whether so in the paper's base."""
+    folder = 'seg_configs' if head in MAP_HEADS else 'det_configs'
+    found = {}
+    for base in (f'{head}_narrow', BASES[head]):
+        model = from_file(ROOT / folder / '_base_' / f'{base}.py').model
+        width = model.neck.out_channels if 'neck' in model else model.decode_head.channels
+        found[width] = base == BASES[head]
+    return found
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A file, and what it says of itself."""
+    """A file, and what it says of itself; its width is that of :func:`widths`."""
 
     file: str
     description: Description
     classes: list[str]
     iterations: int | None
-    neck: int | None
+    width: int | None
 
     @classmethod
     def read(cls, file: str) -> 'Weights':
@@ -41,13 +55,14 @@ class Weights:
         if not description.arch:
             sizes = ', '.join(size.letter for family in FAMILIES for size in family.sizes.values())
             raise CheckpointError(f'{file}: {description}; --start takes RMT of the sizes {sizes}')
-        conv = state_dict.get('neck.fpn_convs.0.conv.weight')
+        necks = [state_dict[name].shape[0] for name in [NECK] if name in state_dict]
+        heads = [state_dict[name].shape[1] for name in [SEGMENTOR] if name in state_dict]
         return cls(
             file if '://' in file else os.path.abspath(file),
             description,
             class_names(meta_in(checkpoint)),
             progress(checkpoint).get('iter'),
-            None if conv is None else conv.shape[0],
+            next(iter(necks + heads), None),
         )
 
     @property
@@ -56,15 +71,15 @@ class Weights:
         kind = self.description.kind
         if kind == 'other':  # told from the others by what it lacks
             kind = 'faster_rcnn'
-        return kind if kind in ('mask_rcnn', 'faster_rcnn', 'retinanet', 'fpn', 'upernet') else ''
+        return kind if kind in BASES else ''
 
     def fits(self, head: str) -> bool:
         """Whether neck and head fit a config of that head, the class layers apart."""
-        return self.head == head and (self.neck in WIDTH_OF or head == 'upernet')
+        return self.head == head and self.width in widths(head)
 
     @property
     def full_width(self) -> bool:
-        return WIDTH_OF.get(self.neck, True)
+        return widths(self.head)[self.width]
 
     @property
     def schooled(self) -> bool:
