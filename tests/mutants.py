@@ -156,7 +156,7 @@ def changes(node: ast.AST) -> Iterator[str]:
             or ast.dump(first) == ast.dump(second)
         ):
             yield ast.unparse(ast.Call(function, [second, first, *rest], keywords))
-        case ast.Return(value) if value is not None:
+        case ast.Return(value) if not (value is None or ast.unparse(value) == 'None'):
             yield 'return None'
     match node:
         case ast.Expr(ast.Call()) | ast.Raise() | ast.AugAssign() | ast.Delete():

@@ -58,6 +58,7 @@ def test_kernels_are_compiled_once_and_kept(small):
     made = file.stat().st_mtime_ns
     assert again() == ''
     assert file.stat().st_mtime_ns == made
+    assert compiled(small) == [file]
 
 
 def test_a_compiler_that_fails_is_asked_once(no_kernels, monkeypatch):

@@ -87,8 +87,9 @@ def test_whoever_needs_what_activation_overwrites_is_told():
 
 
 @pytest.mark.parametrize('shape', [(1, 3, 7, 5), (2, 20, 9, 1), (2, 32, 16, 24)], ids=str)
-def test_change_of_layout_moves_every_value(shape):
-    x = torch.randn(shape).to(memory_format=torch.channels_last)
+@pytest.mark.parametrize('layout', [torch.channels_last, torch.contiguous_format], ids=str)
+def test_change_of_layout_moves_every_value(shape, layout):
+    x = torch.randn(shape).to(memory_format=layout)
     out = to_nchw(x)
     assert out.is_contiguous()
     assert torch.equal(out, x)
