@@ -107,13 +107,15 @@ def test_parts_of_a_group_are_one_object_and_other_shapes_are_told(tmp_path: Pat
         dict(label='car', shape_type='polygon', group_id=3, points=[[9, 9], [12, 9], [12, 20]]),
         dict(label='car', shape_type='rectangle', group_id=None, points=[[40, 50], [30, 20]]),
         dict(label='car', shape_type='circle', points=[[60, 60], [60, 64]]),
+        dict(label='car', shape_type='rectangle', points=[[1, 2], [3, 2], [3, 9], [1, 9]]),
         dict(label='car', shape_type='line', points=[[1, 1], [2, 2]]),
     ]
     path.write_text(json.dumps(told))
     found = reading.read(str(data))
     rows = [r for r in found.splits['train'].content['annotations'] if r['image_id'] == 1]
     assert [row['bbox'] for row in rows[:2]] == [[1, 1, 11, 19], [30, 20, 10, 30]]
-    assert [len(row['segmentation']) for row in rows] == [2, 1, 1]
+    assert [len(row['segmentation']) for row in rows] == [2, 1, 1, 1]
+    assert rows[3]['bbox'] == [1, 2, 2, 7]
     assert rows[2]['bbox'] == pytest.approx([56, 56, 8, 8])
     assert rows[2]['area'] == pytest.approx(np.pi * 16, rel=0.01)
     assert '1 shapes of type line are left out' in found.notes
@@ -151,6 +153,7 @@ def replaced(name: str, old: str, new: str) -> Callable[[Path], None]:
         (copies.write_voc, replaced('train/train 2.xml', '</object>', ''), 'train 2.xml: no XML'),
         (copies.write_voc, replaced('val/val 1.xml', '<name>car</name>', ''), 'object[1] has no'),
         (copies.write_voc, replaced('val/val 1.xml', '<width>', '<w>'), 'val 1.xml: no XML'),
+        (copies.write_voc, replaced('val/val 1.xml', '<width>128', '<width>0'), "width='0'; it"),
         (copies.write_labelme, replaced('val/val 1.json', '"car"', '5'), 'shapes[1] has no label'),
         (copies.write_labelme, replaced('val/val 1.json', '[[', '[7, ['), 'shapes[0] (person): a '),
         (copies.write_labelme, replaced('val/val 1.json', '}', ''), 'val 1.json: not JSON'),

@@ -153,9 +153,10 @@ def _polygon(shape: dict) -> Polygon:
     points = [(float(x), float(y)) for x, y in shape['points']]
     if shape['shape_type'] == 'polygon':
         return points
-    (x, y), (u, v) = points[:2]
-    if shape['shape_type'] == 'rectangle':
+    if shape['shape_type'] == 'rectangle':  # two corners, of some programs all four
+        (x, u), (y, v) = ((min(c), max(c)) for c in zip(*points, strict=True))
         return [(x, y), (u, y), (u, v), (x, v)]
+    (x, y), (u, v) = points[:2]
     radius = math.hypot(u - x, v - y)
     turns = [2 * math.pi * i / ROUND for i in range(ROUND)]
     return [(x + radius * math.cos(turn), y + radius * math.sin(turn)) for turn in turns]

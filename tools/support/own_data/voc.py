@@ -76,8 +76,11 @@ def _parse(path: Path) -> ElementTree.Element:
 def _check(path: Path, tree: ElementTree.Element) -> list[str]:
     """The names of the objects; refuses what lacks a part or a number."""
     for field in ('filename', 'size/width', 'size/height'):
-        if not (tree.findtext(field) or '').strip():
+        text = (tree.findtext(field) or '').strip()
+        if not text:
             raise UserError(f'{path}: has no {field}: no annotation of Pascal VOC')
+        if field != 'filename' and not (text.isdecimal() and int(text)):
+            raise UserError(f'{path}: has {field}={text!r}; it must be a whole number of pixels')
     names = []
     for i, thing in enumerate(tree.findall('object')):
         name, box = thing.findtext('name'), thing.find('bndbox')
