@@ -86,10 +86,8 @@ def _download(address: str, path: str) -> None:
 def sha256_of(file: BinaryIO) -> str:
     """SHA-256 of a whole open file in hex; leaves it at its beginning."""
     file.seek(0)
-    digest = hashlib.file_digest(file, 'sha256') if hasattr(hashlib, 'file_digest') else None
-    if digest is None:  # Python 3.10
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):  # hashlib.file_digest is not in Python 3.10
+        digest.update(chunk)
     file.seek(0)
     return digest.hexdigest()

@@ -91,6 +91,16 @@ def test_feed_forward_in_slabs_equals_the_whole(height, monkeypatch):
     assert max(seen) <= 10
 
 
+def test_a_slab_of_hidden_activations_fills_the_bytes_that_are_stated(monkeypatch):
+    ffn, x, seen = fast(layers.FFN(8, 24)), torch.randn(2, 40, 6, 8), []
+    monkeypatch.setattr(fast_layers, 'SLAB_BYTES', 12 * 2 * 6 * 24 * 4)  # twelve rows of float32
+    hidden = ffn.hidden
+    ffn.hidden = lambda x: seen.append(x.shape[1]) or hidden(x)
+    with torch.no_grad():
+        ffn(x)
+    assert seen == [13, 14, 14, 5]  # and a row more on each side that has one
+
+
 @pytest.mark.parametrize('gamma', [None, 0.3])
 @pytest.mark.parametrize('drop_path', [0.0, 0.5])
 def test_block_equals_the_plain_one_in_both_directions(gamma, drop_path):
