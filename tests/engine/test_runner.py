@@ -283,7 +283,9 @@ def test_a_model_without_an_rmt_trains_with_the_configs_runner(
 
 
 @pytest.mark.parametrize(
-    'given', [None, [dict(type='EMAHook')], [StopAtInvalidLossHook(3)]], ids=str
+    'given',
+    [None, [dict(type='EMAHook')], [StopAtInvalidLossHook(3)]],
+    ids=['none', 'another', 'one of ours'],
 )
 def test_hooks_of_a_config_come_beside_ours(
     given: list | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
