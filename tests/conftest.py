@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -32,6 +33,10 @@ from backbone.kernels import build  # noqa: E402
 
 # `make test` runs one process a core, which then has to do with one thread
 torch.set_num_threads(1 if 'PYTEST_XDIST_WORKER' in os.environ else min(2, os.cpu_count() or 1))
+
+# what a script starts in the background ignores Ctrl-C, and so would the commands that are tested
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATASETS = Path(os.environ.get('RMT_DATASETS', ROOT.parent / 'shared' / 'datasets'))
 
