@@ -139,6 +139,10 @@ def test_what_honest_files_say_stays(meta, path):
     assert saved(path, meta=meta)['meta'] == (meta or {})
 
 
+def test_a_data_set_that_says_nothing_of_itself_is_none(path):
+    assert saved(path, meta={'dataset_meta': None, 'epoch': 3})['meta'] == {'epoch': 3}
+
+
 def test_a_palette_may_be_an_array(path):
     palette = np.array([[0, 128, 255]])
     assert np.array_equal(saved(path, meta={'PALETTE': palette})['meta']['PALETTE'], palette)
