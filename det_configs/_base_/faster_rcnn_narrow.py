@@ -2,14 +2,4 @@
 
 _base_ = ['./faster_rcnn_1x.py', './narrow.py']
 
-model = dict(
-    data_preprocessor=_base_.narrow.data_preprocessor,
-    neck=_base_.narrow.neck,
-    rpn_head=_base_.narrow.rpn_head,
-    roi_head=dict(
-        bbox_roi_extractor=_base_.narrow.roi_extractor,
-        bbox_head=_base_.narrow.bbox_head,
-    ),
-    train_cfg=_base_.narrow.train_cfg,
-    test_cfg=_base_.narrow.test_cfg,
-)
+model = dict(_base_.narrow)
