@@ -29,8 +29,8 @@ def read(file: Path) -> Found:
     Raises:
         UserError: it or a label file is malformed, with the line; or an image does not open.
     """
-    classes, keys = _description(file)
-    places = {split: _places(file, key) for split, key in keys.items()}
+    classes, keys, folders = _description(file)
+    places = {split: _places(file, key, folders[split]) for split, key in keys.items()}
     polygons = _has_polygons([path for _, labels in places.values() for path in _texts(labels)])
     if len(set(places.values())) < len(places):  # val: the images of train
         del places['val']
@@ -47,8 +47,8 @@ def read(file: Path) -> Found:
     return Found('YOLO', file.parent, classes, splits)
 
 
-def _description(file: Path) -> tuple[list[str], dict[str, str]]:
-    """The classes, and the key of each split."""
+def _description(file: Path) -> tuple[list[str], dict[str, str], dict[str, object]]:
+    """The classes, and by split its key and what the file says there."""
     try:
         told = yaml.safe_load(file.read_text(encoding='utf-8'))
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -67,12 +67,12 @@ def _description(file: Path) -> tuple[list[str], dict[str, str]]:
     }
     if not keys['train']:
         raise UserError(f'{file}: has no train; it must name the folder of the images')
-    return names, {split: key for split, key in keys.items() if key}
+    keys = {split: key for split, key in keys.items() if key}
+    return names, keys, {split: told[key] for split, key in keys.items()}
 
 
-def _places(file: Path, key: str) -> tuple[Path, Path]:
+def _places(file: Path, key: str, told: object) -> tuple[Path, Path]:
     """The folders of images and of labels, as labelformat finds them."""
-    told = yaml.safe_load(file.read_text(encoding='utf-8'))[key]
     if not isinstance(told, str) or told.endswith('.txt'):
         raise UserError(f'{file}: {key}: {told}: must be one folder of images')
     reader = labelformat('yolov8').YOLOv8ObjectDetectionInput(file, key)
