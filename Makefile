@@ -24,6 +24,7 @@ HAS = $(PYTHON_IN) -c 'import importlib.util as i, sys; sys.exit(i.find_spec("$(
 INSTALL := $(PYTHON_IN) -m pip install --quiet --no-deps -r
 test-setup: setup
 	@$(call HAS,labelformat) || $(INSTALL) requirements-own-data.txt
+	@$(call HAS,openvino) || $(INSTALL) requirements-export.txt
 	@$(call HAS,triton) || $(INSTALL) requirements-test.txt
 
 test: test-setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes to pytest
