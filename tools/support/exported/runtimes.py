@@ -52,7 +52,7 @@ class OpenVino:
         core = openvino.Core()
         model = core.read_model(path)
         info = model.get_rt_info()
-        texts = info.get('framework', {})
+        texts = info['framework'] if 'framework' in info else {}  # noqa: SIM401 (it has no get)
         self.metadata = {key: texts[key].value for key in texts}
         self.shape = [
             side.get_length() if side.is_static else None for side in model.input().partial_shape
