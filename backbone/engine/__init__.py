@@ -1,11 +1,13 @@
 """What mmengine lacks to train and test RMT. The configs import it, ``import backbone`` never does.
 
 Importing it registers the runner, the hooks and the optimizer wrapper that the configs name, puts
-the safe reader of weights behind mmengine's loaders, and lets everybody's scripts honour the keys.
+the safe reader of weights behind mmengine's loaders, lets everybody's scripts honour the keys, and
+helps ``import torchvision`` where that fails.
 """
 
 from . import entry as entry
 from . import loading as loading
+from . import torchvision_import as torchvision_import
 from .amp import amp_where_available
 from .checkpoints import WholeCheckpointHook
 from .explain import ConfigError

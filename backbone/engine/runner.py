@@ -10,6 +10,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from . import torchvision_import
 from .amp import on_cpu
 from .explain import (
     check_channels,
@@ -36,6 +37,12 @@ class PortableRunner(Runner):
         if self._launcher == 'pytorch' and on_cpu() and not torch.distributed.is_initialized():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
+
+    def _log_env(self, env_cfg: dict) -> None:
+        """Log as mmengine does, which imports torchvision; say so where that had to be helped."""
+        super()._log_env(env_cfg)
+        if torchvision_import.was_necessary():
+            self.logger.info(torchvision_import.LINE)
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         with explained(self.cfg, 'model'):
