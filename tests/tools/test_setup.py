@@ -1,6 +1,7 @@
 """tools/support/setup.sh with a stand-in for Python, and its progress line on a recorded build."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -23,6 +24,7 @@ case "$1 $2" in
     [ "$2" = -v ] && printf '  [1/4] c++ a\n  [4/4] c++ b\n'
     exit 0 ;;
 "--version ") echo "Python 3.11.7" ;;
+*importlib.metadata*) echo torchvision==0.28.0 ;;
 *find_spec*) [ -n "$TRITON" ] ;;
 esac
 """
@@ -68,8 +70,9 @@ def calls(project: Path) -> list[str]:
 def test_installs_torch_then_the_operators_then_the_rest(setup: Setup, project: Path) -> None:
     done = setup()
     assert done.returncode == 0, done.stderr
-    torch, mmcv, rest, ours = calls(project)
+    torch, torchvision, mmcv, rest, ours = calls(project)
     assert torch == 'install -r requirements-build.txt torch==2.13.0'
+    assert torchvision.strip() == 'install --no-deps torchvision==0.28.0'
     assert mmcv == 'install -v --no-deps --no-build-isolation onedl-mmcv==2.3.6'
     assert rest == 'install --no-deps --no-build-isolation -r requirements.txt'
     assert ours == 'install --no-deps --no-build-isolation --editable .'
@@ -100,7 +103,7 @@ def test_run_that_failed_is_taken_up_again(step: str, setup: Setup, project: Pat
     (project / 'calls').unlink()
     assert setup().returncode == 0
     assert calls(project)[-1].endswith('--editable .')
-    assert len(calls(project)) == 4
+    assert len(calls(project)) == 5
 
 
 def test_another_torch_and_another_set(setup: Setup, project: Path) -> None:
@@ -108,7 +111,18 @@ def test_another_torch_and_another_set(setup: Setup, project: Path) -> None:
     done = setup(**other, VENV='.venv-2')
     assert done.returncode == 0, done.stderr
     assert calls(project)[0].endswith('torch==2.10.0')
-    assert calls(project)[1].endswith(' mmcv==2.1.0')
+    assert calls(project)[2].endswith(' mmcv==2.1.0')
+
+
+def test_torchvision_comes_from_where_torch_comes_from(setup: Setup, project: Path) -> None:
+    setup(TORCH='torch==2.13.0 --index-url https://wheels/cpu')
+    assert calls(project)[1].endswith(' torchvision==0.28.0 --index-url https://wheels/cpu')
+
+
+def test_a_torchvision_of_ones_own_stays(setup: Setup, project: Path) -> None:
+    setup(TORCH='torch==2.14.0 torchvision==0.29.1')
+    assert calls(project)[0].endswith(' torch==2.14.0 torchvision==0.29.1')
+    assert 'mmcv' in calls(project)[1]
 
 
 def test_two_sets_do_not_mix_in_one_environment(setup: Setup, project: Path) -> None:
@@ -124,13 +138,14 @@ def test_two_sets_do_not_mix_in_one_environment(setup: Setup, project: Path) -> 
 def test_tests_add_what_they_need_where_it_is_not(
     there: str, installed: bool, project: Path
 ) -> None:
-    shutil.copy(ROOT / 'Makefile', project)
+    makefile = Path(shutil.copy(ROOT / 'Makefile', project))
     env = {'PATH': os.environ['PATH'], 'CXX': 'sh', 'FAIL': '', 'TRITON': there}
     env |= {'PYTHON': str(project / 'fake-python'), 'CALLS': str(project / 'calls')}
     subprocess.run(['make', 'test-setup'], cwd=project, env=env, check=True, timeout=60)
-    added = ['own-data', 'test']
-    added = [f'install --quiet --no-deps -r requirements-{name}.txt' for name in added]
-    assert (calls(project)[-2:] == added) == installed
+    files = re.findall(r'requirements-\S+\.txt', makefile.read_text())
+    added = [f'install --quiet --no-deps -r {name}' for name in files]
+    assert len(added) > 1
+    assert (calls(project)[-len(added) :] == added) == installed
     assert 'triton==' in (project / 'requirements-test.txt').read_text()
 
 

@@ -3,7 +3,8 @@
 # compiled against the installed torch. Run through `make setup`; a second run does nothing.
 #
 #   PYTHON=python3.11     the interpreter to start from (3.10, 3.11 or 3.12)
-#   TORCH=torch==2.13.0   what pip installs as torch: a version, a wheel file, several in quotes
+#   TORCH=torch==2.13.0   what pip installs as torch: a version, a wheel file, several in quotes, with
+#                         options of pip behind them; the torchvision for it comes from the same place
 #   REQUIREMENTS=FILE     the package set (requirements.txt, requirements-openmmlab.txt)
 #   VENV=.venv            where the environment goes
 #   MAX_JOBS=N            compilers at once (default: one a core)
@@ -80,6 +81,16 @@ fi
 say "1/4 torch ($TORCH)"
 # shellcheck disable=SC2086  # TORCH may name several requirements
 run "$python" -m pip install -r requirements-build.txt $TORCH
+if [[ $TORCH != *torchvision* ]]; then
+    # torch 2.13.0 has torchvision 0.28.0: the minor versions are 15 apart
+    torchvision=$("$python" -c 'from importlib.metadata import version
+_, minor, patch, *_ = version("torch").partition("+")[0].split(".")
+print(f"torchvision==0.{int(minor) + 15}.{patch}")')
+    options=
+    [[ $TORCH == *--* ]] && options=--${TORCH#*--}
+    # shellcheck disable=SC2086
+    run "$python" -m pip install --no-deps "$torchvision" $options
+fi
 
 if grep -qx "$mmcv" <<<"$installed"; then
     say "2/4 $mmcv is there"
@@ -96,7 +107,7 @@ else
         explain "pip install $mmcv"
 fi
 
-say "3/4 mmdet, mmseg and the rest of $REQUIREMENTS"
+say "3/4 mmdet, mmseg, mmpretrain and the rest of $REQUIREMENTS"
 # opencv-python has the same files as the headless build, which goes when it does: first out, then in.
 if "$python" -m pip show -q opencv-python 2>/dev/null; then
     run "$python" -m pip uninstall -y opencv-python opencv-python-headless
@@ -105,7 +116,7 @@ run "$python" -m pip install --no-deps --no-build-isolation -r "$REQUIREMENTS"
 run "$python" -m pip install --no-deps --no-build-isolation --editable .
 
 say "4/4 checking that everything imports"
-run "$python" -W ignore -c 'import mmcv.ops, mmdet.apis, mmseg.apis, pycocotools, backbone'
+run "$python" -W ignore -c 'import backbone.engine, mmcv.ops, mmdet.apis, mmseg.apis, mmpretrain.apis, pycocotools'
 
 printf '%s\n' "$wanted" >"$STAMP"
 say "done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s: $VENV"
