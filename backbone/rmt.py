@@ -173,6 +173,8 @@ class RMT(nn.Module):
         with_cp: recompute each block in the backward pass instead of keeping its activations.
         attention: how attention is computed, a name in :mod:`backbone.attention`. With 'naive' all
             other layers are PyTorch's own as well: the formula as it stands.
+        output_norms: give each returned feature a LayerNorm of its own, as detectors and segmentors
+            have it; a classifier has none.
         init_cfg: ``dict(type='Pretrained', checkpoint=FILE)`` loads a backbone file completely or
             raises; ``key='model_ema'`` takes the averaged weights of an ImageNet file,
             ``prefix='student.backbone'`` the names that begin so. mmengine's other initialisations
@@ -196,6 +198,7 @@ class RMT(nn.Module):
         norm_eval: bool = False,
         with_cp: bool = False,
         attention: str = 'auto',
+        output_norms: bool = True,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__()
@@ -206,6 +209,7 @@ class RMT(nn.Module):
         rate = variant.drop_path if drop_path_rate is None else drop_path_rate
         self.variant = variant
         self.out_indices = tuple(out_indices)
+        self.output_norms = output_norms
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self._check_arguments(rate)
@@ -244,8 +248,9 @@ class RMT(nn.Module):
                 downsample = Downsample(channels, variant.channels[i + 1], norm_cfg)
             self.layers.append(Stage(blocks, manhattan, downsample, with_cp))
         # keyed by stage, so that the names do not depend on which stages are returned
+        normed = self.out_indices if output_norms else ()
         self.extra_norms = nn.ModuleDict(
-            {str(i): nn.LayerNorm(variant.channels[i], eps=1e-5) for i in self.out_indices}
+            {str(i): nn.LayerNorm(variant.channels[i], eps=1e-5) for i in normed}
         )
         if attention != 'naive':
             accelerate(self)
@@ -263,7 +268,7 @@ class RMT(nn.Module):
         for i, stage in enumerate(self.layers):
             x = stage(x)
             if i in self.out_indices:
-                feature = self.extra_norms[str(i)](x)
+                feature = self.extra_norms[str(i)](x) if self.output_norms else x
                 features.append(feature.permute(0, 3, 1, 2).contiguous())  # NHWC -> NCHW
             if stage.downsample is not None:
                 x = stage.downsample(x)
@@ -307,7 +312,8 @@ class RMT(nn.Module):
         """Whether a released file's tensor rightly has no place here.
 
         That is a table that follows from the size (:data:`DERIVED`), and, with fewer
-        ``out_indices``, the output norms not returned and the stages behind the last one.
+        ``out_indices``, the output norms not returned and the stages behind the last one; without
+        ``output_norms`` all of them.
         """
         last = max(self.out_indices)
         if re.fullmatch(DERIVED, name):
@@ -316,7 +322,7 @@ class RMT(nn.Module):
             stage = int(match[1])
             return stage < NUM_STAGES and (stage > last or (stage == last and bool(match[2])))
         if match := re.match(r'extra_norms\.(\d+)\.', name):
-            return int(match[1]) < NUM_STAGES and int(match[1]) not in self.out_indices
+            return int(match[1]) < NUM_STAGES and match[1] not in self.extra_norms
         return False
 
     def _before_loading(self, state_dict: dict, prefix: str, versions: dict, *_) -> None:

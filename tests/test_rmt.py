@@ -439,6 +439,16 @@ def test_weights_of_the_whole_model_fit_a_model_with_fewer_outputs(out_indices):
         torch.testing.assert_close(tensor, state[name])
 
 
+def test_without_output_norms_the_features_are_what_the_norms_would_take():
+    full, model = build().eval(), RMT(MINI, output_norms=False).eval()
+    model.load_state_dict(full.state_dict())  # which has the norms too
+    assert [name for name in model.state_dict() if 'norms' in name] == []
+    for i, (raw, normed) in enumerate(zip(model(image()), full(image()), strict=True)):
+        assert raw.is_contiguous()
+        norm = full.extra_norms[str(i)]
+        torch.testing.assert_close(norm(raw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), normed)
+
+
 def test_surplus_names_are_only_those_a_released_file_has():
     model = RMT(MINI, out_indices=(1, 2))
     surplus = [
