@@ -113,6 +113,15 @@ NEW_KEYS = {
 }
 """Keys of --cfg-options that a config need not have beforehand, and whose they are."""
 
+INSTALLED_COMMANDS = dict(
+    re.findall(
+        r'^(rmt-[\w-]+) = "rmt_downstream\.commands:(\w+)"$',
+        (ROOT / 'pyproject.toml').read_text(),
+        re.MULTILINE,
+    )
+)
+"""The commands of a wheel, and the tools behind them."""
+
 MAKE_VARIABLES = {'VENV', 'JOBS', 'TORCH', 'REQUIREMENTS', 'PYTHON', 'MAX_JOBS', 'DATA', 'ARGS'}
 
 BLOCKS = [block for page in PAGES for block in blocks(page) if block.first_line not in NO_CODE]
@@ -303,6 +312,9 @@ def _each_config_read_once() -> Iterator[None]:
 @pytest.mark.parametrize('command', COMMANDS, ids=str)
 def test_command(command: Command, project: Path) -> None:
     words = command.words[1:] if command.words[0] == 'python' else command.words
+    if words[0] in INSTALLED_COMMANDS:
+        (tool,) = TOOLS.glob(f'{INSTALLED_COMMANDS[words[0]]}.*')
+        words = (str(tool.relative_to(ROOT)), *words[1:])
     if words[0] == 'make':
         check_make(words[1:])
     elif words[0].startswith('tools/'):

@@ -20,6 +20,7 @@ from support.files import atomic_write, check_file
 from support.own_data import picture, placing, reading, recipe, report, start, writing
 from support.own_data.found import Found
 from support.own_data.pieces import Paths
+from support.paths import command
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,7 +70,7 @@ def main() -> None:
     print(said)
     atomic_write(out, text)
     print(f'{out.with_suffix(".png")}: the same as a picture')
-    print(f'{out}: the config; to train: python tools/train.py {out}')
+    print(f'{out}: the config; to train: {command("train")} {out}')
 
 
 def check_out(out: Path) -> None:

@@ -34,7 +34,7 @@ class Task:
 
     title: str
     config: str
-    shapes: str  # where the built-in dataset lies, below the project
+    shapes: str  # where the built-in dataset goes, below the working directory
     work_dir: str
     ade: bool
 
@@ -141,8 +141,8 @@ def run(
     `options` changes the config, `counts` the number of built-in scenes of each split.
     """
     start = time.perf_counter()
-    out = Path(work_dir or ROOT / task.work_dir)
-    root = Path(data or ROOT / task.shapes)
+    out = Path(work_dir or task.work_dir)
+    root = Path(data or task.shapes)
     say(f'1/4 data: {root}')
     if data is None:
         made = shapes_dataset.make_dataset(root, task.ade, counts)
@@ -205,7 +205,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('task', choices=TASKS)
+    parser.add_argument('task', nargs='?', choices=TASKS, default='detection')
     parser.add_argument('--data', help='a directory in the layout of COCO; detection only')
     parser.add_argument('--work-dir', help='for logs, weights and pictures')
     cli.add_cfg_options(parser)

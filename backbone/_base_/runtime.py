@@ -1,18 +1,12 @@
 """What every config here has in common, whatever its task."""
 
-# Config files are read before `custom_imports`. (An import statement makes another kind of config.)
-try:
-    __import__('backbone.rmt')
-except ImportError as error:
-    raise ImportError(
-        f'{error}: another folder is taken for the package `backbone` of RMT-Downstream; put the '
-        "project's folder first on PYTHONPATH, or rename the other: "
-        f'{list(getattr(__import__("sys").modules.get("backbone"), "__path__", []))}'
-    ) from None
+# Makes sure that `backbone` is ours, and so registers RMT: before `custom_imports`, which is read
+# after the config files. (An import statement makes another kind of config.)
+__import__('rmt_downstream')
 
-# `backbone` registers RMT, `backbone.engine` the runner: it understands the two keys below and
-# brings hooks of its own (OWN_HOOKS in backbone/engine/runner.py), whatever `custom_hooks` says.
-custom_imports = dict(imports=['backbone', 'backbone.engine'], allow_failed_imports=False)
+# `backbone.engine` registers the runner: it understands the two keys below and brings hooks of its
+# own (OWN_HOOKS in backbone/engine/runner.py), whatever `custom_hooks` says.
+custom_imports = dict(imports=['rmt_downstream', 'backbone.engine'], allow_failed_imports=False)
 runner_type = 'RMTRunner'
 
 # ImageNet weights of the backbone: a file, e.g. `--cfg-options pretrained=RMT-S.pth`.

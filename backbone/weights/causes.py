@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from pathlib import Path
 
 from .layout import FAMILY_NAMES, KINDS, Description
 
@@ -40,7 +41,10 @@ def how_to_fine_tune(source: str, config: str | None) -> str:
     """The command that makes a file for other classes of one that does not fit."""
     stem = os.path.splitext(os.path.basename(source))[0]
     out = shlex.quote(f'{stem}_headless.pth')
-    command = f'python tools/convert_checkpoint.py {shlex.quote(source)} {out} --drop-head'
+    tool = 'tools/convert_checkpoint.py'
+    in_project = Path(__file__).parents[2].joinpath(tool).is_file()
+    tool = f'python {tool}' if in_project else 'rmt-convert-checkpoint'
+    command = f'{tool} {shlex.quote(source)} {out} --drop-head'
     if config:
         command += f' --config {shlex.quote(config)}'
     return (

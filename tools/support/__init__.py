@@ -5,11 +5,11 @@ Somebody's working directory or ``PYTHONPATH`` may hold another folder of that n
 
 import sys
 
-from support.paths import ROOT
+from support.paths import PACKAGES
 
-sys.path.insert(0, str(ROOT))
-import backbone as backbone
+sys.path.insert(0, str(PACKAGES))
+import rmt_downstream as rmt_downstream
 
-sys.path.remove(str(ROOT))  # the first: what else the project's root holds shadows nothing
-if str(ROOT) not in sys.path:
-    sys.path.append(str(ROOT))
+sys.path.remove(str(PACKAGES))  # the first: what else is there shadows nothing
+if str(PACKAGES) not in sys.path:
+    sys.path.append(str(PACKAGES))

@@ -7,7 +7,7 @@ from backbone.rmt import VARIANTS
 from support.own_data import writing_boxes, writing_maps
 from support.own_data.pieces import Paths, Start, comment
 from support.own_data.recipe import BASES, MAP_HEADS, Case, Choice, Recipe
-from support.paths import ROOT
+from support.paths import INSTALLED, ROOT
 
 NAMES = {
     'mask_rcnn': 'Mask R-CNN',
@@ -30,12 +30,17 @@ def config_text(
 
 
 def path_of_base(out: Path, name: str) -> str:
-    """A base as the config names it: relative inside this project, absolute elsewhere."""
+    """A base as the config names it: relative inside this project, absolute elsewhere.
+
+    Of a wheel, whose place may change with the environment, by the package's name.
+    """
+    if INSTALLED:
+        return f"__import__('rmt_downstream').config({name!r})"
     folder = out.absolute().parent
     if folder.is_relative_to(ROOT):
         relative = os.path.relpath(ROOT / name, folder)
-        return relative if relative.startswith('.') else f'./{relative}'
-    return str(ROOT / name)
+        return repr(relative if relative.startswith('.') else f'./{relative}')
+    return repr(str(ROOT / name))
 
 
 def _head(out: Path, case: Case, chosen: Recipe, classes: list[str], paths: Paths) -> str:
@@ -53,8 +58,8 @@ what you like.
 
 _base_ = [
     # {chosen['narrow'].why}
-    {path_of_base(out, f'{folder}/_base_/{base}.py')!r},
-    {path_of_base(out, f'backbone/_base_/rmt_{letter.lower()}.py')!r},
+    {path_of_base(out, f'{folder}/_base_/{base}.py')},
+    {path_of_base(out, f'backbone/_base_/rmt_{letter.lower()}.py')},
 ]
 '''
 
