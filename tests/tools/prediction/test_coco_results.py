@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from prediction_stubs import META, find_squares
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from stubs import META, find_squares
 from support.prediction.coco import CocoResults
 from support.prediction.findings import objects
 from support.prediction.inputs import Picture, Source

@@ -10,8 +10,8 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
+from prediction_stubs import META, find_squares, label_sample
 from pycocotools import mask as coco_mask
-from stubs import META, find_squares, label_sample
 from support import cli
 from support.prediction import drawing
 from support.prediction.findings import label_map, named, objects, run_lengths, shares

@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.structures import InstanceData
+from prediction_stubs import find_squares
 from pycocotools import mask as coco_mask
-from stubs import find_squares
 from support.prediction.findings import objects
 from support.prediction.tiles import merged, slide, starts, tiled
 

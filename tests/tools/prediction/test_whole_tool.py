@@ -12,7 +12,7 @@ from conftest import DET_CONFIG, SEG_CONFIG, load_tool
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
-from stubs import META, find_squares, label_sample
+from prediction_stubs import META, find_squares, label_sample
 from support.prediction.inputs import Reader, Source
 from tiny_data import write_image
 
