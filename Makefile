@@ -5,7 +5,7 @@ PYTHON_IN := $(VENV)/bin/python
 export VENV TORCH REQUIREMENTS PYTHON MAX_JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-setup demo demo-seg test test-all test-isa test-asan mutation lint
+.PHONY: help setup test-setup demo demo-seg demo-trained web test test-all test-isa test-asan mutation lint
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,12 +19,23 @@ demo: setup  ## train and evaluate Mask R-CNN RMT-T on a built-in dataset, or on
 demo-seg: setup  ## the same for semantic segmentation
 	$(PYTHON_IN) tools/quickstart.py segmentation
 
+DEMO := work_dirs/demo
+demo-trained:
+	@test -f $(DEMO)/iter_330.pth || \
+	    { echo "make web: $(DEMO)/iter_330.pth is not there; run make demo first" >&2; exit 2; }
+
+web: demo-trained setup  ## try what `make demo` trained, on a page in the browser; ARGS="--port 8000"
+	@$(call HAS,gradio) || $(INSTALL) requirements-web.txt
+	$(PYTHON_IN) tools/web_demo.py $(DEMO)/mask_rcnn_rmt_t_fpn_shapes.py $(DEMO)/iter_330.pth $(ARGS)
+
 # a CUDA build of torch brings the Triton that it was made for: never another one over it
 HAS = $(PYTHON_IN) -c 'import importlib.util as i, sys; sys.exit(i.find_spec("$(1)") is None)'
 INSTALL := $(PYTHON_IN) -m pip install --quiet --no-deps -r
 test-setup: setup
 	@$(call HAS,labelformat) || $(INSTALL) requirements-own-data.txt
 	@$(call HAS,openvino) || $(INSTALL) requirements-export.txt
+	@$(call HAS,gradio) || $(INSTALL) requirements-web.txt
+	@$(call HAS,selenium) || $(INSTALL) requirements-browser.txt
 	@$(call HAS,triton) || $(INSTALL) requirements-test.txt
 
 test: test-setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes to pytest
