@@ -6,16 +6,20 @@ ends where it first describes an operator (``operator torchvision::nms does not 
 operators are declared, without any code behind them, and the import is done again. Whoever calls
 one is told by torch that it has no implementation.
 
+mmdet imports mmpretrain where it is there, so scripts of others would end there too, before they
+read a config. Therefore `make setup` runs this file where torchvision does not import: that makes
+the environment's Python import it at its start. Else importing ``backbone.engine`` does.
+
 Importing this module imports nothing: it looks at ``import torchvision`` when that comes.
 """
 
 import sys
+import sysconfig
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
 from types import ModuleType
-
-import torch
 
 LINE = (
     'The compiled operators of torchvision do not fit this torch: they are declared without code, '
@@ -30,12 +34,22 @@ _OPERATORS = (
     'SymInt pooled_width, int sampling_ratio, bool aligned) -> Tensor',
 )
 
-_declared: list[torch.library.Library] = []  # they are gone when the library is
+_START = (
+    'import importlib.util as u; s = u.spec_from_file_location("torchvision_import", {path!r}); '
+    'm = u.module_from_spec(s); s.loader.exec_module(m)\n'
+)
+"""A line of a ``.pth`` file, which Python runs when it starts."""
 
 
 def was_necessary() -> bool:
     """Whether the import of torchvision failed in this process, and was done again."""
-    return bool(_declared)
+    return hasattr(sys.modules.get('torchvision'), '_declared_without_code')
+
+
+def at_every_start(site_packages: Path) -> None:
+    """Let the Python of ``site_packages`` do this in every process, whatever that imports first."""
+    line = _START.format(path=str(Path(__file__).resolve()))
+    (site_packages / 'rmt_torchvision_import.pth').write_text(line)
 
 
 class _Loader(SourceFileLoader):
@@ -45,17 +59,19 @@ class _Loader(SourceFileLoader):
         except RuntimeError as error:
             if 'operator torchvision::' not in str(error):
                 raise
-            _declare()
             for name in [name for name in sys.modules if name.startswith('torchvision.')]:
                 del sys.modules[name]
+            module._declared_without_code = _declare()  # they are gone when the library is
             super().exec_module(module)
 
 
-def _declare() -> None:
+def _declare() -> object:
+    import torch  # not above: every start of Python would take it along
+
     library = torch.library.Library('torchvision', 'DEF')
     for operator in _OPERATORS:
         library.define(operator)
-    _declared.append(library)
+    return library
 
 
 class _Finder(MetaPathFinder):
@@ -69,3 +85,6 @@ class _Finder(MetaPathFinder):
 
 
 sys.meta_path.insert(0, _Finder())
+
+if __name__ == '__main__':
+    at_every_start(Path(sysconfig.get_path('purelib')))

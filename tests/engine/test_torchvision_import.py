@@ -64,6 +64,27 @@ def test_only_an_import_that_fails_for_its_operators_is_helped(tmp_path: Path) -
     assert helped == ['imported', True]
 
 
+def test_an_environment_made_whole_helps_programs_that_know_nothing_of_us(tmp_path: Path) -> None:
+    package = tmp_path / 'torchvision'
+    package.mkdir()
+    (package / '__init__.py').write_text(DESCRIBES_WHAT_IS_NOT)
+    torchvision_import.at_every_start(tmp_path)
+    program = f"""
+import site, sys
+sys.path.insert(0, {str(tmp_path)!r})
+site.addsitedir({str(tmp_path)!r})
+assert 'torch' not in sys.modules and 'backbone' not in sys.modules
+import torchvision
+print(torchvision.meta_nms.__name__, 'backbone' in sys.modules)
+import backbone.engine
+print(backbone.engine.torchvision_import.was_necessary())
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', program], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.stdout.split() == ['meta_nms', 'False', 'True'], done.stderr
+
+
 @pytest.mark.parametrize('helped', [True, False])
 def test_the_log_of_a_run_says_so(helped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     said = []

@@ -26,6 +26,8 @@ case "$1 $2" in
 "--version ") echo "Python 3.11.7" ;;
 *importlib.metadata*) echo torchvision==0.28.0 ;;
 *find_spec*) [ -n "$TRITON" ] ;;
+"-c import torchvision") [ -z "$MISFIT" ] ;;
+backbone/*) echo "$*" >>"$CALLS" ;;
 esac
 """
 
@@ -142,7 +144,8 @@ def test_tests_add_what_they_need_where_it_is_not(
     env = {'PATH': os.environ['PATH'], 'CXX': 'sh', 'FAIL': '', 'TRITON': there}
     env |= {'PYTHON': str(project / 'fake-python'), 'CALLS': str(project / 'calls')}
     subprocess.run(['make', 'test-setup'], cwd=project, env=env, check=True, timeout=60)
-    files = re.findall(r'requirements-\S+\.txt', makefile.read_text())
+    recipe = makefile.read_text().partition('\ntest-setup:')[2].partition('\n\n')[0]
+    files = re.findall(r'requirements-\S+\.txt', recipe)
     added = [f'install --quiet --no-deps -r {name}' for name in files]
     assert len(added) > 1
     assert (calls(project)[-len(added) :] == added) == installed
@@ -195,3 +198,12 @@ def test_estimate_is_the_mean_of_the_steps_so_far() -> None:
     lines = done.stdout.splitlines()
     assert lines[-1] == 'setup:     compiled 30 of 120, 2 min 00 s so far, about 6 min 00 s to go'
     assert len(lines) == 6  # one a 20th of the build
+
+
+@pytest.mark.parametrize('misfit', ['', 'yes'])
+def test_a_torchvision_that_does_not_import_is_helped(
+    misfit: str, setup: Setup, project: Path
+) -> None:
+    assert setup(MISFIT=misfit).returncode == 0
+    helped = 'backbone/engine/torchvision_import.py' in calls(project)
+    assert helped == bool(misfit)

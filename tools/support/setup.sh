@@ -115,8 +115,12 @@ fi
 run "$python" -m pip install --no-deps --no-build-isolation -r "$REQUIREMENTS"
 run "$python" -m pip install --no-deps --no-build-isolation --editable .
 
+if ! "$python" -c 'import torchvision' >>"$LOG" 2>&1; then
+    run "$python" backbone/engine/torchvision_import.py
+fi
+
 say "4/4 checking that everything imports"
-run "$python" -W ignore -c 'import backbone.engine, mmcv.ops, mmdet.apis, mmseg.apis, mmpretrain.apis, pycocotools'
+run "$python" -W ignore -c 'import mmdet.models, mmseg.models, backbone.engine, mmcv.ops, mmdet.apis, mmseg.apis, mmpretrain.apis, pycocotools'
 
 printf '%s\n' "$wanted" >"$STAMP"
 say "done in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s: $VENV"
