@@ -7,7 +7,7 @@ from backbone.rmt import VARIANTS
 from support.own_data import writing_boxes, writing_maps
 from support.own_data.pieces import Paths, Start, comment
 from support.own_data.recipe import BASES, MAP_HEADS, Case, Choice, Recipe
-from support.paths import INSTALLED, ROOT
+from support.paths import ROOT
 
 NAMES = {
     'mask_rcnn': 'Mask R-CNN',
@@ -30,17 +30,12 @@ def config_text(
 
 
 def path_of_base(out: Path, name: str) -> str:
-    """A base as the config names it: relative inside this project, absolute elsewhere.
-
-    Of a wheel, whose place may change with the environment, by the package's name.
-    """
-    if INSTALLED:
-        return f"__import__('rmt_downstream').config({name!r})"
+    """A base as the config names it: relative inside this project, elsewhere by the package."""
     folder = out.absolute().parent
     if folder.is_relative_to(ROOT):
         relative = os.path.relpath(ROOT / name, folder)
         return repr(relative if relative.startswith('.') else f'./{relative}')
-    return repr(str(ROOT / name))
+    return f"__import__('rmt_downstream').config({name!r})"
 
 
 def _head(out: Path, case: Case, chosen: Recipe, classes: list[str], paths: Paths) -> str:
