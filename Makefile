@@ -36,6 +36,7 @@ test-setup: setup
 	@$(call HAS,openvino) || $(INSTALL) requirements-export.txt
 	@$(call HAS,gradio) || $(INSTALL) requirements-web.txt
 	@$(call HAS,selenium) || $(INSTALL) requirements-browser.txt
+	@$(call HAS,nbclient) || $(INSTALL) requirements-notebook.txt
 	@$(call HAS,triton) || $(INSTALL) requirements-test.txt
 
 test: test-setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes to pytest
