@@ -54,9 +54,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    server.need_gradio()
     with server.listen(args.host, args.port) as listening, server.upload_folder() as folder:
-        # not before: these need Gradio
+        server.need_gradio()  # now: it makes its folder when it is imported
         from support.web import examples, finder, page, uploads, visitors
 
         if args.exported:

@@ -1,5 +1,6 @@
 """tools/web_demo.py as a command: from its arguments to Ctrl-C."""
 
+import json
 import os
 import signal
 import socket
@@ -10,8 +11,10 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import DET_CONFIG
+from tiny_data import write_image
 from tiny_onnx import write_onnx
 
 
@@ -69,23 +72,27 @@ def test_without_gradio_the_extra_is_named(
 
 
 def serve_until(
-    stop: signal.Signals, temporary: Path, run_tool: Callable[..., int], *model: object
-) -> tuple[int, str, bytes]:
-    """Run the command, ask for its page once, stop it: exit status, policy, page."""
+    stop: signal.Signals, temporary: Path, run_tool: Callable[..., int], *model: object,
+    ask: Callable[[str], object],
+) -> tuple[int, object]:  # fmt: skip
+    """Run the command, ask something of its address, stop it: exit status and answer."""
     with socket.create_server(('127.0.0.1', 0)) as probe:
         port = probe.getsockname()[1]
     seen, kept = [], []
 
     def visit() -> None:
-        end = time.monotonic() + 120
-        while not seen and time.monotonic() < end:
-            try:
-                with urllib.request.urlopen(f'http://127.0.0.1:{port}/', timeout=30) as answer:
-                    seen.append((answer.headers['content-security-policy'], answer.read()))
-            except OSError:
-                time.sleep(0.1)
-        kept.extend(temporary.iterdir())
-        os.kill(os.getpid(), stop)
+        try:
+            end = time.monotonic() + 120
+            while time.monotonic() < end:
+                try:
+                    socket.create_connection(('127.0.0.1', port)).close()
+                    seen.append(ask(f'http://127.0.0.1:{port}/'))
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.1)
+            kept.extend(temporary.iterdir())
+        finally:
+            os.kill(os.getpid(), stop)
 
     visitor = threading.Thread(target=visit)
     visitor.start()
@@ -93,7 +100,32 @@ def serve_until(
     visitor.join()
     assert len(kept) == 1  # while it ran
     assert not list(temporary.iterdir())
-    return status, *seen[0]
+    return status, seen[0]
+
+
+def read_page(url: str) -> tuple[str, bytes]:
+    """The policy and the page."""
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return answer.headers['content-security-policy'], answer.read()
+
+
+def search(url: str, upload: dict) -> dict:
+    """The answer to a request that the page itself would never make."""
+    with urllib.request.urlopen(f'{url}config', timeout=60) as answer:
+        events = json.load(answer)['dependencies']
+    (event,) = [e['id'] for e in events if [t[1] for t in e['targets']] == ['change']][:1]
+    body = json.dumps(dict(data=[upload], fn_index=event, session_hash='crafted'))
+    request = urllib.request.Request(
+        f'{url}gradio_api/queue/join', body.encode(), {'content-type': 'application/json'}
+    )
+    urllib.request.urlopen(request, timeout=60).close()
+    queue = f'{url}gradio_api/queue/data?session_hash=crafted'
+    with urllib.request.urlopen(queue, timeout=60) as lines:
+        for line in lines:
+            message = json.loads(line.removeprefix(b'data: ').strip() or b'{}')
+            if message.get('msg') == 'process_completed':
+                return message
+    raise AssertionError('no answer')
 
 
 def test_a_checkpoint_is_served_until_ctrl_c(
@@ -101,7 +133,8 @@ def test_a_checkpoint_is_served_until_ctrl_c(
 ) -> None:
     pytest.importorskip('gradio', reason='Gradio is not installed (requirements-web.txt)')
     model = (DET_CONFIG, checkpoints[DET_CONFIG])
-    status, policy, page = serve_until(signal.SIGINT, temporary, run_tool, *model)
+    stopped = serve_until(signal.SIGINT, temporary, run_tool, *model, ask=read_page)
+    status, (policy, page) = stopped
     assert status == 0
     assert policy.startswith("default-src 'self'")
     assert b'mask_rcnn_rmt_t_fpn_1x_coco' in page
@@ -113,7 +146,26 @@ def test_an_exported_file_is_served_until_sigterm(
     pytest.importorskip('gradio', reason='Gradio is not installed (requirements-web.txt)')
     pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
     file = write_onnx(tmp_path / 'a.onnx', 'detection')
-    status, _, page = serve_until(signal.SIGTERM, temporary, run_tool, file)
+    status, (_, page) = serve_until(signal.SIGTERM, temporary, run_tool, file, ask=read_page)
     assert status == 128 + signal.SIGTERM
     assert b'tiny' in page
     assert b'finds objects of 3 classes' in page
+
+
+def test_no_request_reaches_a_file_that_was_not_uploaded(
+    tmp_path: Path, temporary: Path, run_tool: Callable[..., int]
+) -> None:
+    pytest.importorskip('gradio', reason='Gradio is not installed (requirements-web.txt)')
+    pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+    secret = tmp_path / 'secret.png'
+    write_image(secret, np.zeros((8, 8, 3), np.uint8))
+    content = secret.read_bytes()
+    named = dict(path=str(secret), orig_name='a.png')
+    uploads = [named, {**named, 'meta': {'_type': 'gradio.FileData'}}]
+    _, answers = serve_until(
+        signal.SIGTERM, temporary, run_tool, write_onnx(tmp_path / 'a.onnx', 'detection'),
+        ask=lambda url: [search(url, upload) for upload in uploads * 2],
+    )  # fmt: skip
+    for answer in answers:
+        assert not answer['success'] or 'Refused' in str(answer)
+    assert secret.read_bytes() == content

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.cli import UserError
 from support.prediction.inputs import Picture, Source
 from support.web import visitors as module
 from support.web.finder import Found
@@ -53,6 +54,21 @@ def test_an_example_is_no_upload(root: Path) -> None:
     visitors.uploaded(visitors.get('a'), str(root / 'example.png'))
     visitors.leave('a')
     assert files(root) == ['example.png']
+
+
+def test_a_file_from_elsewhere_is_no_upload(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    visitors = Visitors(root)
+    outside = tmp_path_factory.mktemp('outside') / 'secret.png'
+    outside.write_bytes(b'secret')
+    (root / 'link.png').symlink_to(outside)
+    for path in (outside, root / 'link.png', root / 'no.png', root, root / '..' / outside.name):
+        with pytest.raises(UserError, match='no upload'):
+            visitors.uploaded(visitors.get('a'), str(path))
+        visitors.uploaded(visitors.get('a'), None)
+    visitors.leave('a')
+    assert outside.read_bytes() == b'secret'
 
 
 def test_the_next_upload_replaces_the_one_before_and_what_was_shown(root: Path) -> None:

@@ -36,8 +36,8 @@ class Answers:
         if file is None:  # it was refused, or cleared
             return unchanged
         visitor = self._visitors.get(request.session_hash)
-        self._visitors.uploaded(visitor, file['path'])
         try:
+            self._visitors.uploaded(visitor, file['path'])
             picture = read(file['path'], self._limits)
         except cli.UserError as error:
             self._visitors.uploaded(visitor, None)

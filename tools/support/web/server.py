@@ -100,6 +100,7 @@ def server(page: 'gradio.Blocks', most_bytes: int) -> 'uvicorn.Server':
         css=STYLE,
         app_kwargs=no_documents,
     )
+    page.has_launched = True  # else Gradio takes any path of this machine for an upload
     (mounted,) = (route.app for route in app.routes if route.path == '')
 
     class Server(uvicorn.Server):

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
+from support.cli import UserError
 from support.web.finder import Found
 from support.web.views import View
 
@@ -85,7 +86,13 @@ class Visitors:
             self._sweep()
 
     def uploaded(self, visitor: Visitor, path: str | None) -> None:
-        """The visitor has another upload instead of the earlier one; None: no longer any."""
+        """The visitor has another upload instead of the earlier one; None: no longer any.
+
+        Raises:
+            UserError: there is no such file among the uploads: a browser may name any path.
+        """
+        if path and not self._is_ours(Path(path)):
+            raise UserError(f'{Path(path).name}: no upload')
         with self._lock:
             earlier, visitor.upload = visitor.upload, None
             visitor.forget()
@@ -93,6 +100,9 @@ class Visitors:
                 visitor.upload = (Path(path), os.stat(path).st_mtime_ns)
             if earlier:
                 self._unlink(*earlier)
+
+    def _is_ours(self, path: Path) -> bool:
+        return path.is_file() and path.resolve().is_relative_to(self._root.resolve())
 
     def _remove(self, session: str) -> None:
         visitor = self._open.pop(session)
