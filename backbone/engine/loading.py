@@ -101,8 +101,11 @@ class StrictLoadHook(Hook):
         self.own_classes = own_classes
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        # mmengine says neither whether it resumes nor what it is about to run
-        resuming, training = runner._resume, isinstance(runner._train_loop, BaseLoop)
+        # mmengine says neither whether it resumes nor what it is about to run. In a test the loop
+        # of the training is built too where a hook asks for it (EarlyStoppingHook), the optimizer
+        # never is.
+        built = isinstance(runner._train_loop, BaseLoop)
+        resuming, training = runner._resume, built and not _is_config(runner.optim_wrapper)
         if resuming:
             _check_resumable(checkpoint)
         config = runner.cfg.filename
@@ -110,6 +113,11 @@ class StrictLoadHook(Hook):
             runner.model, checkpoint, training and not resuming, config, self.own_classes
         )
         checkpoint['state_dict'] = result.state_dict
+
+
+def _is_config(part: object) -> bool:
+    """Whether a part of a runner is not built yet."""
+    return part is None or isinstance(part, dict)
 
 
 _TRAINING_STATE = {

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS
 from mmengine.runner import (
     BaseLoop,
@@ -133,6 +134,7 @@ class TrainRunner:
         self.model = model
         self._resume = resume
         self._train_loop = BaseLoop.__new__(type('Loop', (BaseLoop,), {'run': None}))
+        self.optim_wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), 0.1))
 
 
 class EvalRunner(TrainRunner):
@@ -141,6 +143,15 @@ class EvalRunner(TrainRunner):
     def __init__(self, model):
         super().__init__(model)
         self._train_loop = {'type': 'Loop'}
+        self.optim_wrapper = {'type': 'OptimWrapper'}
+
+
+class EarlyStoppingEvalRunner(TrainRunner):
+    """A test again, after a hook has asked for the training loop."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.optim_wrapper = {'type': 'OptimWrapper'}
 
 
 def load_by_hook(runner, file, **options):
@@ -151,7 +162,7 @@ def load_by_hook(runner, file, **options):
     runner.model.load_state_dict(checkpoint['state_dict'], strict=False)
 
 
-@pytest.mark.parametrize('runner', [TrainRunner, EvalRunner])
+@pytest.mark.parametrize('runner', [TrainRunner, EvalRunner, EarlyStoppingEvalRunner])
 def test_a_released_detector_arrives_whole(runner):
     model = Detector()
     file = detector_file()
@@ -199,10 +210,15 @@ def test_class_layers_are_left_out_where_the_classes_are_said_to_be_others(numbe
         load_by_hook(TrainRunner(model), file, own_classes=True)
 
 
-def test_what_was_trained_is_tested_and_resumed_with_its_class_layers():
+@pytest.mark.parametrize('runner', [EvalRunner, EarlyStoppingEvalRunner])
+def test_what_was_trained_is_tested_with_its_class_layers(runner):
     model, file = Detector(3), detector_file(3)
-    load_by_hook(EvalRunner(model), file, own_classes=True)
+    load_by_hook(runner(model), file, own_classes=True)
     assert_holds(model, file['state_dict'])
+
+
+def test_what_was_trained_is_resumed_with_its_class_layers():
+    file = detector_file(3)
     hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
     state = dict(optimizer={}, param_schedulers=[], message_hub=hub, epoch=1, iter=1)
     model = Detector(3)

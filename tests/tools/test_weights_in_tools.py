@@ -47,6 +47,25 @@ def test_a_released_detector_is_evaluated(released, tiny_det, run_tool, tmp_path
     assert 'RMT-T Mask R-CNN, 80 classes: 407 tensors loaded, 8 dropped' in said
 
 
+def test_a_detector_trained_from_others_classes_is_evaluated_with_its_own(
+    released, tiny_det, run_tool, tmp_path, capfd
+):
+    """With every hook of a config of tools/new_config.py: one of them builds the training loop."""
+    config = tmp_path / 'own.py'
+    config.write_text(f"""
+_base_ = {str(ROOT / DET_CONFIG)!r}
+custom_hooks = [
+    dict(type='StrictLoadHook', own_classes=True),
+    dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP'),
+]
+""")
+    arguments = (released / 'detector.pth', '--work-dir', tmp_path, *options(tiny_det))
+    assert run_tool('test', config, *arguments) == 0
+    said = ''.join(capfd.readouterr())
+    assert '407 tensors loaded, 8 dropped' in said
+    assert 'start anew' not in said
+
+
 @pytest.mark.parametrize(('file', 'words'), [
     ('tiny.pth', 'an RMT-T ImageNet classifier with token labelling, 1000 classes, without'),
     ('small.pth', 'an RMT-S backbone, without the heads'),
