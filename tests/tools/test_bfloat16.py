@@ -42,12 +42,18 @@ def test_backbone_and_neck_run_in_bfloat16_and_give_float32(
     def note(name: str) -> Callable:
         return lambda module, inputs, output: seen.update({name: output.dtype})
 
-    model.backbone.layers[-1].blocks[-1].ffn.fc2.register_forward_hook(note('block'))
+    for i, stage in enumerate(model.backbone.layers):
+        stage.blocks[-1].ffn.fc2.register_forward_hook(note(f'branch {i}'))
+        stage.blocks[-1].register_forward_hook(note(f'sum {i}'))
     convolutions = [module for module in model.neck.modules() if isinstance(module, nn.Conv2d)]
     convolutions[0].register_forward_hook(note('neck'))
     with torch.no_grad():
         features = model.extract_feat(image)
-    assert seen == {'block': torch.bfloat16, 'neck': torch.bfloat16}
+    sums = {name: seen.pop(name) for name in list(seen) if name.startswith('sum')}
+    assert len(sums) == 4
+    assert set(sums.values()) == {torch.float32}
+    assert len(seen) == 5
+    assert set(seen.values()) == {torch.bfloat16}
     assert not torch.is_autocast_enabled(device.type)
     for feature, exact in zip(features, expected, strict=True):
         assert feature.dtype == torch.float32
