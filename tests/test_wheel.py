@@ -62,6 +62,9 @@ def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (found,) = place.glob('lib/*/site-packages')
     # only what lies in this folder: the .pth of an editable installation is not followed
     (found / 'frameworks.pth').write_text(sysconfig.get_paths()['purelib'])
+    # as docs/install.md has it: mmdet's tools import torchvision, which may not fit torch
+    helper = found / 'backbone/engine/torchvision_import.py'
+    subprocess.run([place / 'bin/python', helper], check=True, env=os.environ | {'PYTHONPATH': ''})
     return found
 
 
