@@ -1,6 +1,7 @@
-"""RMT for detection and segmentation. Importing this package registers ``RMT`` with mmengine."""
+"""RMT for detection, segmentation and classification; importing this package registers it."""
 
+from .classifier import ProjectionNeck
 from .manhattan import ManhattanAttention
 from .rmt import RMT, VARIANTS, Variant
 
-__all__ = ['RMT', 'VARIANTS', 'ManhattanAttention', 'Variant']
+__all__ = ['RMT', 'VARIANTS', 'ManhattanAttention', 'ProjectionNeck', 'Variant']

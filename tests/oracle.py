@@ -104,18 +104,25 @@ class Oracle:
         y = self.linear(f'{name}.ffn.fc2', h + self.depthwise(f'{name}.ffn.dwconv.conv', h))
         return x + y * self.w.get(f'{name}.gamma_2', 1)
 
-    def __call__(self, x):
+    def stages(self, x):
+        """The output of each stage, (B, H, W, C), before its norm and before its downsample."""
         for i, stride in zip((0, 3, 6, 9), (2, 1, 2, 1), strict=True):
             x = self.conv(f'patch_embed.proj.{i}', x, stride)
             x = self.batch_norm(f'patch_embed.proj.{i + 1}', x)
             x = F.gelu(x) if i < 9 else x
         x = x.permute(0, 2, 3, 1)
-        features = []
+        found = []
         for i, depth in enumerate(self.variant.depths):
             for j in range(depth):
                 x = self.block(f'layers.{i}.blocks.{j}', x, i)
-            features.append(self.layer_norm(f'extra_norms.{i}', x, 1e-5).permute(0, 3, 1, 2))
+            found.append(x)
             if i < 3:
                 x = self.conv(f'layers.{i}.downsample.reduction', x.permute(0, 3, 1, 2), 2)
                 x = self.batch_norm(f'layers.{i}.downsample.norm', x).permute(0, 2, 3, 1)
-        return features
+        return found
+
+    def __call__(self, x):
+        return [
+            self.layer_norm(f'extra_norms.{i}', stage, 1e-5).permute(0, 3, 1, 2)
+            for i, stage in enumerate(self.stages(x))
+        ]

@@ -60,7 +60,7 @@ def untrained(config: str) -> dict:
 
 def make_demo(data: str, config: str, checkpoint: str) -> None:
     """Make here what the demos leave behind, with a model as it begins."""
-    for folder in ('backbone', 'det_configs', 'seg_configs'):
+    for folder in ('backbone', 'cls_configs', 'det_configs', 'seg_configs'):
         Path(folder).symlink_to(ROOT / folder)
     load_tool('shapes_dataset').make_dataset(data, data.endswith('_ade'), dict(train=1, val=1))
     Path(checkpoint).parent.mkdir(parents=True)
@@ -176,7 +176,7 @@ def test_data_loads(block: Block) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the config folders, the configs of all pages and what they import."""
     folder = tmp_path_factory.mktemp('project')
-    for name in ('backbone', 'det_configs', 'seg_configs'):
+    for name in ('backbone', 'cls_configs', 'det_configs', 'seg_configs'):
         (folder / name).symlink_to(ROOT / name)
     for block in CONFIGS:
         base = '' if '_base_' in block.text else f"_base_ = './{DET_CONFIG}'\n"
@@ -342,7 +342,7 @@ def test_every_command_in_a_sentence_is_one(page: Path) -> None:
 @by_page
 def test_every_file_that_is_named_is_there(page: Path) -> None:
     named = re.findall(
-        r'(?<![\w./-])(?:backbone|det_configs|docs|seg_configs|tests|tools)/[\w/.-]+\.[a-z]+\b',
+        r'(?<![\w./-])(?:backbone|cls_configs|det_configs|docs|seg_configs|tests|tools)/[\w/.-]+\.[a-z]+\b',
         page.read_text(encoding='utf-8'),
     )
     # FAMILY.py is anybody's

@@ -6,7 +6,8 @@
     python tools/convert_checkpoint.py IN OUT.pth --drop-head      # to fine-tune on own classes
     python tools/convert_checkpoint.py IN OUT.pth --to released    # for the released code
 
-IN is a file in the released layout (ImageNet, detector or segmentor) or one of this project. The
+IN is a file in the released layout (ImageNet, detector or segmentor) or one of this project. Of an
+ImageNet file OUT has the backbone; with a classifier's --config it has the classifier as well. The
 kind, variant and class count are recognised. OUT is written only if every tensor is accounted for.
 """
 
@@ -30,7 +31,16 @@ from backbone.weights.checkpoint import (
     printable,
 )
 from backbone.weights.fetch import local_file, sha256_of
-from backbone.weights.layout import FAMILIES, KINDS, Description, recognise, split_backbone
+from backbone.weights.layout import (
+    FAMILIES,
+    KINDS,
+    RELEASED_CLASSIFIERS,
+    Description,
+    as_classifier,
+    as_released,
+    recognise,
+    split_backbone,
+)
 from backbone.weights.match import Match, match
 from backbone.weights.read import read_checkpoint, state_dict_in
 from backbone.weights.write import (
@@ -48,6 +58,7 @@ CONFIGS = {  # the config of a kind, `{}` as in rmt_t; all of a kind and variant
     'retinanet': 'det_configs/retinanet_{}_fpn_*_coco.py',
     'fpn': 'seg_configs/fpn_{}_*_ade20k.py',
     'upernet': 'seg_configs/upernet_{}_*_ade20k.py',
+    'classifier': 'cls_configs/{}_300e_in1k.py',
 }
 
 
@@ -75,7 +86,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         choices=LAYOUTS,
         help="layout of OUT: ours, or that of the released files (default: by OUT's ending)",
     )
-    parser.add_argument('--ema', action='store_true', help="take 'model_ema' of an ImageNet file")
+    parser.add_argument('--ema', action='store_true', help='take the averaged weights')
     parser.add_argument(
         '--drop-head',
         action='store_true',
@@ -93,7 +104,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def inspect(path: str, ema: bool = False) -> None:
     """Print kind, variant, parameters, epoch, class count and what else is inside."""
     checkpoint = read_checkpoint(path)
-    state_dict = state_dict_in(checkpoint, path, 'model_ema' if ema else None)
+    state_dict = weights_in(checkpoint, path, ema)
     description = recognise(state_dict)
     meta = meta_in(checkpoint)
     own = own_meta(checkpoint)
@@ -125,6 +136,12 @@ def inspect(path: str, ema: bool = False) -> None:
     for name, text in lines.items():
         if text:
             print(f'{name:>12}: {printable(text)}')
+
+
+def weights_in(checkpoint: Checkpoint, path: str, ema: bool) -> dict[str, Tensor]:
+    """The weights, or the averaged ones; where mmengine averaged, these are what it saves first."""
+    key = 'model_ema' if ema and 'ema_state_dict' not in checkpoint else None
+    return state_dict_in(checkpoint, path, key)
 
 
 def listed(names: list[str]) -> str:
@@ -171,7 +188,7 @@ def convert(args: argparse.Namespace) -> None:
         raise CheckpointError(f'{args.output}: exists; give another name or move it away')
     layout = args.to or ('safetensors' if args.output.endswith('.safetensors') else 'pth')
     checkpoint = read_checkpoint(args.input)
-    state_dict = state_dict_in(checkpoint, args.input, 'model_ema' if args.ema else None)
+    state_dict = weights_in(checkpoint, args.input, args.ema)
     description = recognise(state_dict)
     print(f'{args.input}: {description}')
     if args.arch and args.arch != description.arch:
@@ -179,10 +196,16 @@ def convert(args: argparse.Namespace) -> None:
         raise CheckpointError(
             f'{args.input}: these are {description}; --arch asks for {" or ".join(asked)}'
         )
+    renamed, tops = 'none', []
+    if description.kind in RELEASED_CLASSIFIERS:
+        if args.config and builds_classifier(args.config):
+            state_dict, tops = as_classifier(state_dict)
+            description, renamed = recognise(state_dict), 'all, as ours are'
+        else:
+            tops = [name for name in state_dict if description.family.is_top(name)]
     result = check(state_dict, description, args)
 
     derived = [name for name in state_dict if description.family.is_derived(name)]
-    tops = [name for name in state_dict if description.family.is_top(name)]
     kept = {n: t for n, t in state_dict.items() if n not in {*derived, *tops}}
     kept |= {name: result.state_dict[name] for name in result.filled}
     dropped_head = class_layers(kept, description, args.input) if args.drop_head else []
@@ -192,11 +215,15 @@ def convert(args: argparse.Namespace) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f'{args.input}: {name} holds NaN or infinity')
     if layout == 'released':
+        if description.kind == 'classifier':
+            kept, renamed = as_released(kept), 'all, as released'
+            description = recognise(kept)
         kept |= released_tables(kept, description)
     meta = describe_source(checkpoint, description, dropped_head, kept, args.input)
     write_checkpoint(args.output, kept, meta, layout, description)
 
-    print(f'  matched: {len(state_dict) - len(derived) - len(tops)} tensors; renamed: none')
+    matched = len([name for name in state_dict if name not in {*derived, *tops}])
+    print(f'  matched: {matched} tensors; renamed: {renamed}')
     groups = {
         'derived tables': derived,
         'classification head': tops,
@@ -247,9 +274,15 @@ def check_backbone(
     kept, _ = split_backbone(state_dict)
     if model is None:
         model = MODELS.build(dict(type=description.family.name, arch=description.arch))
-    if description.is_backbone:
+    if description.is_backbone or description.kind == 'classifier':
         return match(model, kept, path, description.family.is_output_norm)
     return match(model, kept, path)
+
+
+def builds_classifier(path: str) -> bool:
+    """Whether the model of a config has what is on top of the backbone in an ImageNet file."""
+    neck = from_file(find_config(path)).model.get('neck') or {}
+    return neck.get('type') == 'ProjectionNeck'
 
 
 def build(path: str, num_classes: int | None) -> nn.Module:

@@ -9,6 +9,7 @@ from . import entry as entry
 from . import loading as loading
 from . import torchvision_import as torchvision_import
 from .amp import amp_where_available
+from .averaging import BatchEMAHook
 from .checkpoints import WholeCheckpointHook
 from .explain import ConfigError
 from .keys import apply_keys
@@ -18,6 +19,7 @@ from .seeding import SeedByIterationHook
 from .watch import ShortRunHook, StopAtInvalidLossHook
 
 __all__ = [
+    'BatchEMAHook',
     'ConfigError',
     'MainProcessLoggerHook',
     'PortableRunner',

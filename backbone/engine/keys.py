@@ -1,4 +1,4 @@
-"""Two top-level keys of every config here, which no config can do alone.
+"""Top-level keys of the configs here, which no config can do alone.
 
 A config is evaluated before ``--cfg-options`` are merged, so a changed ``data_root`` would reach
 none of the paths made from it. :func:`apply_keys` carries the keys on:
@@ -7,6 +7,7 @@ none of the paths made from it. :func:`apply_keys` carries the keys on:
   a path that somebody has set to something else stays.
 - ``pretrained=FILE``: ImageNet weights for every backbone of ours in the model, loaded completely
   or refused.
+- ``num_classes=N``: of a classifier, to its head and to what mixes its labels.
 
 What was carried on stands in the config afterwards, as ``applied_keys``. So the keys may be applied
 by the config, the tool and the runner, again when a dumped config is used again, and with another
@@ -16,6 +17,7 @@ value each time: paths move from where they lie now, and only if that is elsewhe
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
@@ -23,7 +25,13 @@ from torch import nn
 
 from ..weights.layout import FAMILIES
 
-DEFAULT_ROOTS = ('data/coco', 'data/ade/ADEChallengeData2016')
+DEFAULT_ROOTS = (
+    'data/coco',
+    'data/ade/ADEChallengeData2016',
+    'data/imagenet',
+    'data/cifar10',
+    'data/folders',
+)
 """Where the base configs look for the data, relative to the working directory."""
 
 APPLIED = 'applied_keys'
@@ -34,7 +42,7 @@ _BACKBONES = {family.name for family in FAMILIES}
 
 
 def apply_keys(cfg: Config) -> Config:
-    """Carry ``data_root`` and ``pretrained`` of ``cfg`` to the places they stand for, in place.
+    """Carry the keys of ``cfg`` to the places they stand for, in place.
 
     Raises:
         ValueError: a key is no path, or the model has no place for ``pretrained``.
@@ -49,6 +57,7 @@ def apply_keys(cfg: Config) -> Config:
     _apply_root(cfg, applied)
     if cfg.get('model'):
         _apply_pretrained(cfg, applied)
+        _apply_num_classes(cfg, applied)
     if applied != before:
         cfg[APPLIED] = ConfigDict(applied)
     return cfg
@@ -64,7 +73,7 @@ def _path_text(key: str, value: object) -> str:
     return os.path.expanduser(str(value))
 
 
-def _apply_root(cfg: Config, applied: dict[str, str]) -> None:
+def _apply_root(cfg: Config, applied: dict[str, Any]) -> None:
     root = cfg.get('data_root')
     if not root or root == applied.get('data_root'):
         return
@@ -100,7 +109,7 @@ def _is_below(path: str, root: str) -> bool:
     return path.rstrip('/') == root or path.startswith(f'{root}/')
 
 
-def _apply_pretrained(cfg: Config, applied: dict[str, str]) -> None:
+def _apply_pretrained(cfg: Config, applied: dict[str, Any]) -> None:
     file, before = cfg.get('pretrained'), applied.pop('pretrained', None)
     if not (file or before):
         return
@@ -119,6 +128,21 @@ def _apply_pretrained(cfg: Config, applied: dict[str, str]) -> None:
             backbone['init_cfg'] = None
     if file:
         applied['pretrained'] = file
+
+
+def _apply_num_classes(cfg: Config, applied: dict[str, Any]) -> None:
+    number, model = cfg.get('num_classes'), cfg['model']
+    head = model.get('head')
+    if number is None or not isinstance(head, dict) or 'num_classes' not in head:
+        return  # no classifier, or somebody's own variable
+    if type(number) is not int or number < 1:
+        raise ValueError(f'num_classes={number}: must be a whole number of at least 1')
+    if number == applied.get('num_classes'):
+        return
+    for part in (head, model.get('data_preprocessor')):
+        if isinstance(part, dict) and 'num_classes' in part:
+            part['num_classes'] = number
+    applied['num_classes'] = number
 
 
 def backbones(node: object) -> Iterator[dict]:

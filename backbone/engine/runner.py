@@ -163,8 +163,12 @@ class RMTRunner(PortableRunner):
     def train(self) -> nn.Module:
         """Say so where a backbone starts from noise, then train."""
         if lacks_weights(self.model) and not (self._load_from or self._resume):
-            self.logger.warning(
-                'The backbone starts from scratch (random weights). For ImageNet weights, as in '
-                'the published recipe, give --cfg-options pretrained=FILE.'
-            )
+            begins = 'The backbone starts from scratch (random weights).'
+            if self.cfg.get('default_scope') == 'mmpretrain':  # which is what makes such weights
+                self.logger.info(begins)
+            else:
+                self.logger.warning(
+                    f'{begins} For ImageNet weights, as in the published recipe, give '
+                    '--cfg-options pretrained=FILE.'
+                )
         return super().train()

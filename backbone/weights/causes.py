@@ -23,6 +23,8 @@ def likely_cause(
         return f'these are {theirs.size} weights; the config builds {built}'
     if ours.is_backbone and theirs.num_classes:
         return f'an {theirs}; it goes in as init_cfg (pretrained=FILE)'
+    if theirs.kind == 'classifier' and ours.kind != 'classifier':
+        return f'these are weights of {theirs}; its backbone goes in by pretrained=FILE'
     if theirs.kind != ours.kind and not ours.is_backbone:
         return f'these are weights of {theirs}; the config builds {KINDS[ours.kind].label}'
     if theirs.num_classes != ours.num_classes and not ours.is_backbone:

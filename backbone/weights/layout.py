@@ -34,7 +34,7 @@ class Family:
         derived: tables that follow from the size: in released files, never in a model here.
         output_norms: what ImageNet files lack.
         optional: what any file may lack.
-        tops: starts of the names of an ImageNet classifier, which no model here has.
+        tops: starts of the names on top of an ImageNet classifier's backbone.
     """
 
     name: str
@@ -118,6 +118,7 @@ _ROI = r'roi_head\.(bbox_head\.(\d\.)?fc_(cls|reg)|mask_head\.(\d\.)?conv_logits
 _RETINA = r'bbox_head\.retina_cls\.'
 _SEG = r'(decode|auxiliary)_head\.conv_seg\.'
 KINDS = {  # the first whose mark is found counts
+    'classifier': Kind('classifier', 'neck.proj.', r'head\.fc\.'),
     'cascade_mask_rcnn': Kind('Cascade Mask R-CNN', 'roi_head.bbox_head.0.', _ROI),
     'mask_rcnn': Kind('Mask R-CNN', 'roi_head.mask_head.', _ROI),
     'retinanet': Kind('RetinaNet', 'bbox_head.retina_', _RETINA),
@@ -215,7 +216,7 @@ def _num_classes(shapes: Mapping[str, tuple]) -> int | None:
         return logits - 1  # the last one is the background
     if logits := rows(r'bbox_head\.retina_cls\.weight'):
         return logits // max((rows(r'bbox_head\.retina_reg\.weight') or 36) // 4, 1)  # an anchor
-    return rows(r'decode_head\.conv_seg\.weight') or rows(r'head\.weight')
+    return rows(r'decode_head\.conv_seg\.weight') or rows(r'head\.(fc\.)?weight')
 
 
 def split_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -226,3 +227,39 @@ def split_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
     away = set(rest)
     kept = {n.removeprefix(prefix): t for n, t in state_dict.items() if n not in away}
     return kept, rest
+
+
+# --- an ImageNet classifier, as released and here -------------------------------------------------
+
+RELEASED_CLASSIFIERS = ('imagenet', 'token_label')
+"""Kinds of files that :func:`as_classifier` takes."""
+
+_TOPS = {'proj.': 'neck.proj.', 'norm.': 'neck.norm.', 'head.': 'head.fc.'}
+"""Starts of the names on top of the backbone: as released -> here."""
+
+
+def as_classifier(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A released ImageNet classifier under the names of ours, and the names of what ours lacks.
+
+    That is a head for token labels, whatever its shape.
+    """
+    family, found, dropped = family_of(state_dict), {}, []
+    for name, tensor in state_dict.items():
+        top = next((start for start in _TOPS if name.startswith(start)), None)
+        if top:
+            found[_TOPS[top] + name.removeprefix(top)] = tensor
+        elif family.is_top(name):
+            dropped.append(name)
+        else:
+            found[PREFIX + name] = tensor
+    return found, dropped
+
+
+def as_released(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A classifier of ours under the released names."""
+    ours = {here: there for there, here in _TOPS.items()} | {PREFIX: ''}
+    found = {}
+    for name, tensor in state_dict.items():
+        start = next(start for start in ours if name.startswith(start))
+        found[ours[start] + name.removeprefix(start)] = tensor
+    return found

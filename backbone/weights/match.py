@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from .causes import how_to_fine_tune, likely_cause
 from .checkpoint import Checkpoint, CheckpointError, first_few, own_meta
-from .layout import PREFIX, Description, recognise, split_backbone
+from .layout import (
+    PREFIX,
+    RELEASED_CLASSIFIERS,
+    Description,
+    as_classifier,
+    recognise,
+    split_backbone,
+)
 from .read import check_tensors, read_checkpoint, state_dict_in
 
 __all__ = [
@@ -117,7 +124,7 @@ def match_checkpoint(
     config: str | None = None,
     own_classes: bool = False,
 ) -> Match:
-    """Match a checkpoint with a detector or segmentor; heads may lack only before training.
+    """Match a checkpoint with a detector, segmentor or classifier; heads may lack before training.
 
     Args:
         config: the file of the model's config, for advice.
@@ -131,7 +138,10 @@ def match_checkpoint(
     description, ours = recognise(state_dict), recognise(model.state_dict())
     headless = set(own_meta(checkpoint).get('dropped_head', ()))
     dropped = []
-    if description.is_backbone and not ours.is_backbone:
+    if description.kind in RELEASED_CLASSIFIERS and ours.kind == 'classifier':
+        state_dict, dropped = as_classifier(state_dict)
+        description = recognise(state_dict)
+    elif description.is_backbone and not ours.is_backbone:
         state_dict, dropped = split_backbone(state_dict)
         state_dict = {f'{PREFIX}{name}': tensor for name, tensor in state_dict.items()}
         norm = ours.family.is_output_norm

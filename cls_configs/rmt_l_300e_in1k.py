@@ -1,0 +1,5 @@
+"""RMT-L on ImageNet-1k, 300 epochs."""
+
+_base_ = ['./_base_/imagenet_300e.py', '../backbone/_base_/rmt_l.py']
+
+model = dict(backbone=_base_.rmt, neck=dict(in_channels=_base_.channels[-1]))
