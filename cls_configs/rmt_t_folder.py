@@ -13,7 +13,7 @@ _base_ = [
     './_base_/default_runtime.py',
     '../backbone/_base_/rmt_t.py',
 ]
-custom_imports = dict(imports=['backbone', 'backbone.engine', 'backbone.folders'])
+custom_imports = dict(imports=['rmt_downstream', 'backbone.engine', 'backbone.folders'])
 
 data_root = 'data/folders'
 num_classes = 2  # how many folders there are; their names are found

@@ -36,7 +36,7 @@ def config(name: str) -> str:
     """
     files = {
         file.relative_to(_CONFIGS).as_posix(): file
-        for folder in ('det_configs', 'seg_configs', 'backbone/_base_')
+        for folder in ('cls_configs', 'det_configs', 'seg_configs', 'backbone/_base_')
         for file in sorted((_CONFIGS / folder).rglob('*.py'))
     }
     found = [path for path in files if f'/{path}'.endswith(f'/{name}')]

@@ -342,7 +342,7 @@ def test_every_command_in_a_sentence_is_one(page: Path) -> None:
 @by_page
 def test_every_file_that_is_named_is_there(page: Path) -> None:
     named = re.findall(
-        r'(?<![\w./-])(?:backbone|cls_configs|det_configs|docs|seg_configs|tests|tools)/[\w/.-]+\.[a-z]+\b',
+        r'(?<![\w./-])(?:backbone|(?:cls|det|seg)_configs|docs|tests|tools)/[\w/.-]+\.[a-z]+\b',
         page.read_text(encoding='utf-8'),
     )
     # FAMILY.py is anybody's

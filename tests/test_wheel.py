@@ -18,7 +18,7 @@ import rmt_downstream
 from rmt_downstream import commands
 
 PACKAGES = ('backbone', 'rmt_downstream')
-FOLDERS = ('det_configs', 'seg_configs', 'tools')
+FOLDERS = ('cls_configs', 'det_configs', 'seg_configs', 'tools')
 OF_THE_PROJECT = ('README.md', 'metafile.yml', 'setup.sh', 'build_progress.sh')
 """Files of those folders that are of no use outside of the project."""
 NO_COMMAND = {
@@ -212,7 +212,7 @@ def test_config_finds_by_as_much_of_the_path_as_is_needed() -> None:
     ('name', 'expected'),
     [
         ('mask_rcnn_rmt_t_1x_coco.py', 'did you mean mask_rcnn_rmt_t_fpn_1x_coco.py?'),
-        ('default_runtime.py', 'det_configs/_base_/default_runtime.py, seg_configs/_base_'),
+        ('default_runtime.py', 'cls_configs/_base_/default_runtime.py, det_configs/_base_'),
         ('nt_coco.py', 'no config of RMT-Downstream; they are in'),
     ],
 )

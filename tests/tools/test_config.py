@@ -32,8 +32,8 @@ def test_config_is_found_from_the_working_directory_and_from_the_project(
         ('mine/cats_and_dog.py', 'did you mean mine/cats_and_dogs.py?'),
         ('mine/absent.py', 'mine holds cats_and_dogs.py, other.py'),
         ('det_configs/shapes/x.py', 'det_configs/shapes holds mask_rcnn_rmt_t_fpn_shapes.py'),
-        ('x.py', 'the configs are in det_configs/ and seg_configs/'),
-        ('/nowhere/x.py', 'the configs are in det_configs/ and seg_configs/'),
+        ('x.py', 'the configs are in cls_configs/, det_configs/, seg_configs/'),
+        ('/nowhere/x.py', 'the configs are in cls_configs/, det_configs/, seg_configs/'),
     ],
 )
 def test_a_config_that_is_not_there_names_a_near_one_or_where_they_are(

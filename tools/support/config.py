@@ -94,7 +94,7 @@ def find_config(name: str) -> str:
     inside = sorted(beside.values() or (p for p in ours.values() if Path(p).parent == folder))
     if inside:
         raise UserError(f'{where}; {folder} holds {", ".join(Path(p).name for p in inside)}')
-    raise UserError(f'{where}; the configs are in det_configs/ and seg_configs/')
+    raise UserError(f'{where}; the configs are in cls_configs/, det_configs/, seg_configs/')
 
 
 def check_work_dir(cfg: Config) -> None:
