@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-DEFAULT_SHAPE = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}
+DEFAULT_SHAPE = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
 """By task, as in the paper; its RMT-T under Semantic FPN was counted at 512 512."""
 
 
@@ -45,6 +45,8 @@ def count(cfg: Config, shape: tuple[int, int]) -> dict[str, Cost]:
     model_cfg = copy.deepcopy(cfg.model)
     if model_cfg.backbone.type == 'RMT':
         model_cfg.backbone.attention = 'naive'  # the formula as it stands: every product shows
+    if model_cfg.type == 'ImageClassifier':
+        model_cfg.pop('train_cfg', None)  # mixes batches, and says so
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(model_cfg).eval()
@@ -85,7 +87,7 @@ def measure(modules: list[nn.Module], forward: Callable[[], Any]) -> tuple[Any, 
 
 def _run_heads(model: nn.Module, features: tuple[Tensor, ...]) -> None:
     """Run every head that inference runs, on the features or on as many regions as it may see."""
-    for name in ('rpn_head', 'bbox_head', 'decode_head'):
+    for name in ('rpn_head', 'bbox_head', 'decode_head', 'head'):
         if getattr(model, name, None) is not None:
             getattr(model, name)(features)
     if getattr(model, 'roi_head', None) is not None:
@@ -102,15 +104,13 @@ def _run_heads(model: nn.Module, features: tuple[Tensor, ...]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n\n')[0])
-    parser.add_argument(
-        'config', help='a config of det_configs or seg_configs, or one made from it'
-    )
+    parser.add_argument('config', help='a config of det_, seg_ or cls_configs, or one made from it')
     parser.add_argument(
         '--shape',
         type=int,
         nargs=2,
         metavar=('H', 'W'),
-        help='input size; default 800 1280 for detection, 512 2048 for segmentation',
+        help='input size; default 800 1280 in detection, 512 2048 in segmentation, else 224 224',
     )
     parser.add_argument('--json', action='store_true', help='print plain numbers as JSON')
     cli.add_cfg_options(parser)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Pictures of what a trained detector or segmentor finds, and the findings as JSON.
+"""Pictures of what a trained detector, segmentor or classifier finds, and the findings as JSON.
 
 IMAGE is an image file, a folder of images, a video file, or the number of a camera.
 """
@@ -91,6 +91,12 @@ def main() -> None:
     segmentation = cfg.default_scope == 'mmseg'
     if segmentation and args.coco_json:
         raise cli.UserError('--coco-json: is of objects, which a segmentor does not predict')
+    classifies = cfg.default_scope == 'mmpretrain'
+    if classifies:
+        for option in ('masks', 'coco_json', 'tile'):
+            if getattr(args, option):
+                name = option.replace('_', '-')
+                raise cli.UserError(f'--{name}: a classifier tells the classes of whole images')
     cli.weights_file(args.checkpoint, 'checkpoint')
     sources = find_sources(args.images)
     where = places.plan(sources, args.out_dir, args.coco_json, segmentation and args.masks)
@@ -112,7 +118,8 @@ def main() -> None:
     if args.tile and not segmentation:
         batch = (args.batch_size, args.score_thr)
         predict = tiled(predict, args.tile, args.overlap, *batch, tell=progress.tell)
-    draw = Drawing(cfg, meta, **({} if segmentation else {'pred_score_thr': args.score_thr}))
+    of_all = segmentation or classifies  # nothing is left out for its score
+    draw = Drawing(cfg, meta, **({} if of_all else {'pred_score_thr': args.score_thr}))
     results = Results(where, draw, meta, args.score_thr, args.masks, coco)
     demo(reader, predict, results, progress, args.batch_size)
     if reader.failed:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Evaluate a detector or a segmentor; the metrics also go to WORK_DIR/TIME/TIME.json."""
+"""Evaluate a detector, segmentor or classifier; the metrics also go to WORK_DIR/TIME/TIME.json."""
 
 import argparse
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a detector or a segmentor from a config."""
+"""Train a detector, a segmentor or a classifier from a config."""
 
 import argparse
 import os

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from support import cli
 from support.files import atomic_write, check_file, check_folder, picture_names
+from support.prediction.drawing import draw_sample
 
 
 @METRICS.register_module()
@@ -70,7 +71,10 @@ class PicturesHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         dataset = runner.test_dataloader.dataset
-        paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+        paths = [dataset.get_data_info(i).get('img_path') for i in range(len(dataset))]
+        if None in paths:
+            self.problem = f'--show-dir {self.out_dir}: its images are no files; no pictures'
+            return
         segmentation = runner.cfg.default_scope == 'mmseg'
         self.names = picture_names(paths, as_png if segmentation else as_it_is)
 
@@ -81,10 +85,11 @@ class PicturesHook(Hook):
             name = self.names[sample.img_path]
             content = get(sample.img_path, backend_args=self.backend_args)
             try:
-                runner.visualizer.add_datasample(
+                draw_sample(
+                    runner.visualizer,
                     name,
                     mmcv.imfrombytes(content, channel_order='rgb'),
-                    data_sample=sample,
+                    sample,
                     out_file=os.path.join(self.out_dir, name),
                     **self.options,
                 )
@@ -113,7 +118,8 @@ def add_outputs(cfg: Config, out: str | None, show_dir: str | None) -> None:
         if not out.endswith(('.pkl', '.pickle')):
             raise cli.UserError(f'--out {out}: give a file that ends in .pkl')
         check_file(out, '--out')
-        kept = 'DumpSegResults' if segmentation else 'DumpDetResults'
+        kinds = {'mmseg': 'DumpSegResults', 'mmpretrain': 'DumpResults'}
+        kept = kinds.get(cfg.default_scope, 'DumpDetResults')
         metrics = cfg.test_evaluator
         cfg.test_evaluator = [
             *(metrics if isinstance(metrics, list) else [metrics]),
@@ -125,6 +131,8 @@ def add_outputs(cfg: Config, out: str | None, show_dir: str | None) -> None:
         drawing = cfg.default_hooks.get('visualization') or {}
         if segmentation:
             hook['with_labels'] = False
+        elif cfg.default_scope == 'mmpretrain':
+            hook['draw_gt'] = True
         elif drawing.get('type') == 'DetVisualizationHook':
             hook['pred_score_thr'] = drawing.get('score_thr', 0.3)
             hook['backend_args'] = drawing.get('backend_args')

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from backbone.engine import ConfigError
 from backbone.weights.match import CheckpointError
 from support.checks import listing, samples
+from support.checks.classes import check_classes
 from support.checks.coco import check_coco
 from support.checks.coco_file import CocoFile
 from support.checks.dataset import Leaf, is_local, leaves, path_of, reason_of
@@ -39,11 +40,12 @@ def check_data(cfg: Config, splits: Sequence[str]) -> None:
     if os.environ.get('LOCAL_RANK', '0') != '0':
         return  # one process of each machine looks; the others wait for it in the process group
     init_default_scope(cfg.get('default_scope', 'mmengine'))
+    trained: list[list[str]] = []
     for split in splits:
         dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
         if isinstance(dataset, dict):
             found = leaves(dataset, f'{split}_dataloader.dataset')
-            _check_split(cfg, split, [Leaf(key, dataset) for key, dataset in found])
+            _check_split(cfg, split, [Leaf(key, dataset) for key, dataset in found], trained)
 
 
 def build_loops(runner: Runner, splits: Sequence[str]) -> None:
@@ -62,7 +64,8 @@ def build_loops(runner: Runner, splits: Sequence[str]) -> None:
             ) from error
 
 
-def _check_split(cfg: Config, split: str, found: list[Leaf]) -> None:
+def _check_split(cfg: Config, split: str, found: list[Leaf], trained: list[list[str]]) -> None:
+    """Check the data sets of a split; ``trained`` collects the classes of what is trained on."""
     metrics = evaluations(cfg, split)
     files = [_check_annotations(cfg, leaf, metrics) for leaf in found]
     tallies = [tally for _, tally in files]
@@ -74,7 +77,7 @@ def _check_split(cfg: Config, split: str, found: list[Leaf]) -> None:
     for i, (leaf, (file, _)) in enumerate(zip(found, files, strict=True)):
         if leaf.kind is None or not is_local(leaf.config) or not leaf.family & listing.FAMILIES:
             continue
-        tallies[i] = _check_samples(cfg, leaf, file, tallies[i])
+        tallies[i] = _check_samples(cfg, leaf, file, tallies[i], trained)
     _check_something_trains(found, tallies)
 
 
@@ -96,12 +99,21 @@ def _check_annotations(
 
 
 def _check_samples(
-    cfg: Config, leaf: Leaf, file: CocoFile | None, tally: Tally | None
+    cfg: Config,
+    leaf: Leaf,
+    file: CocoFile | None,
+    tally: Tally | None,
+    trained: list[list[str]],
 ) -> Tally | None:
     """Check the classes, the images and the label maps of a data set; say what is in it."""
     listable = listing.is_listable(leaf)
     infos = listing.infos(leaf) if listable else []
-    check_heads(cfg, leaf.key, leaf.head_classes)
+    if leaf.classifies:
+        about = check_classes(cfg, leaf, infos, trained[0] if trained and listable else None)
+        if leaf.trains and leaf.listed:
+            trained.append(leaf.listed)
+    else:
+        check_heads(cfg, leaf.key, leaf.head_classes)
     if file and not file.whole:
         samples.check(cfg, leaf, listing.of_rows(leaf, file.images))
         _say(leaf, f'{leaf.path} is large: only its beginning was looked at')
@@ -109,6 +121,9 @@ def _check_samples(
     if not listable:
         return None
     said = samples.check(cfg, leaf, infos)
+    if leaf.classifies:
+        _say(leaf, f'{len(infos)} images{about}')
+        return None
     tally = tally or listing.tally(infos)
     detects = 'BaseDetDataset' in leaf.family
     _say(leaf, (tally.describe(leaf.trains) if detects else f'{len(infos)} images') + said)
@@ -117,9 +132,14 @@ def _check_samples(
 
 def _check_paths(leaf: Leaf) -> None:
     """Files and folders that the config names and something reads."""
-    names = ['ann_file', *(f'data_prefix.{name}' for name in leaf.config.get('data_prefix') or {})]
-    for name in names:
-        path = path_of(leaf.config, name)
+    prefixes = leaf.config.get('data_prefix') or {}  # mmpretrain's may be one path
+    inside = (
+        [f'data_prefix.{n}' for n in prefixes] if isinstance(prefixes, dict) else ['data_prefix']
+    )
+    places = {name: path_of(leaf.config, name) for name in ('ann_file', *inside)}
+    if leaf.is_of_folders:
+        places['data_root'] = leaf.config.get('data_root')
+    for name, path in places.items():
         if not path or ('.seg' in name and not leaf.loads('seg')):
             continue
         if not os.path.exists(path):

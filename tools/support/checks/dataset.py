@@ -66,6 +66,8 @@ class Leaf:
 
     key: str
     config: dict
+    listed: list[str] | None = None
+    """the classes that it found in its folders, once listed"""
 
     @cached_property
     def kind(self) -> type | None:
@@ -88,6 +90,16 @@ class Leaf:
             getattr(self.kind, name) is getattr(CocoDataset, name)
             for name in ('load_data_list', 'parse_data_info', 'COCOAPI')
         )
+
+    @property
+    def classifies(self) -> bool:
+        """Whether mmpretrain reads it, an image a sample and a class an image."""
+        return bool(self.family & {'CustomDataset', 'CIFAR10', 'MNIST'})
+
+    @property
+    def is_of_folders(self) -> bool:
+        """Whether the folders that images are in are their classes."""
+        return 'CustomDataset' in self.family and not self.config.get('ann_file')
 
     @property
     def trains(self) -> bool:

@@ -12,10 +12,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
 from mmengine.structures import BaseDataElement
-from mmengine.visualization import BaseVisBackend
+from mmengine.visualization import BaseVisBackend, Visualizer
 from pycocotools import mask as coco_mask
 
 from support import cli
+from support.prediction.findings import best_classes
 from support.prediction.inputs import Picture
 
 MASKS_DRAWN = 2e9
@@ -40,7 +41,8 @@ class Drawing:
 
     def __call__(self, picture: Picture, sample: BaseDataElement) -> np.ndarray:
         """A picture (H, W, 3), RGB, uint8."""
-        self._visualizer.add_datasample(
+        draw_sample(
+            self._visualizer,
             Path(picture.source.name).name,
             picture.pixels,
             with_mask_arrays(sample),
@@ -48,6 +50,22 @@ class Drawing:
             **self._options,
         )
         return self._kept.picture
+
+
+def draw_sample(
+    visualizer: Visualizer,
+    name: str,
+    image: np.ndarray,
+    sample: BaseDataElement,
+    **options: object,
+) -> None:
+    """Draw a prediction on an image (H, W, 3), RGB, as the visualizer of its framework does."""
+    if 'pred_score' in sample:
+        sample = sample.clone()
+        best = [top['label'] for top in best_classes(sample)]
+        visualizer.visualize_cls(image, sample.set_pred_label(best), name=name, **options)
+    else:
+        visualizer.add_datasample(name, image, sample, **options)
 
 
 class _KeptPicture(BaseVisBackend):

@@ -43,13 +43,24 @@ def objects(sample: BaseDataElement, score_thr: float, masks: bool) -> list[dict
     return found
 
 
+BEST = 5
+"""How many classes of an image are told."""
+
+
+def best_classes(sample: BaseDataElement) -> list[dict]:
+    """Label and score of the most likely classes of an image, the best first."""
+    scores, labels = sample.pred_score.topk(min(BEST, len(sample.pred_score)))
+    pairs = zip(labels.tolist(), scores.tolist(), strict=True)
+    return [dict(label=label, score=score) for label, score in pairs]
+
+
 def named(found: list[dict], classes: tuple[str, ...]) -> list[dict]:
-    """Objects as ``predictions.json`` has them."""
+    """Objects, or classes of an image, as ``predictions.json`` has them."""
     return [
         {
             'class': classes[each['label']],
             'score': round(each['score'], 4),
-            'box_xyxy': [round(x, 1) for x in each['box']],
+            **({'box_xyxy': [round(x, 1) for x in each['box']]} if 'box' in each else {}),
             **({'mask': each['mask']} if 'mask' in each else {}),
         }
         for each in found

@@ -1,4 +1,4 @@
-"""The model with its weights, and the way of pictures through it: mmdet's or mmseg's pipeline."""
+"""The model with its weights, and the way of pictures through it: its framework's pipeline."""
 
 import copy
 import re
@@ -10,7 +10,8 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, pseudo_collate
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
@@ -25,6 +26,8 @@ def build(cfg: Config, checkpoint: str, device: str) -> tuple[nn.Module, BaseDat
     """A model with the checkpoint's weights and class names, and the config's data set, unread."""
     if cfg.default_scope == 'mmseg':
         from mmseg.apis import init_model as init
+    elif cfg.default_scope == 'mmpretrain':
+        init = _init_classifier
     else:
         from mmdet.apis import init_detector as init
     init_default_scope(cfg.default_scope)
@@ -37,7 +40,15 @@ def build(cfg: Config, checkpoint: str, device: str) -> tuple[nn.Module, BaseDat
     dataset = DATASETS.build(dataset)
     # a file trained by mmengine names its classes; an older one has them as the config's data set
     model.dataset_meta = {**dataset.metainfo, **(meta.get('dataset_meta') or {})}
+    if cfg.default_scope == 'mmpretrain':  # folders of classes are not looked at
+        numbers = map(str, range(cfg.model.head.num_classes))
+        model.dataset_meta.setdefault('classes', tuple(numbers))
     return model, dataset
+
+
+def _init_classifier(cfg: Config, device: str) -> nn.Module:
+    """As mmdet's and mmseg's functions do; mmpretrain's looks the model up by its name."""
+    return revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).eval()
 
 
 def predictor(model: nn.Module, cfg: Config) -> Predict:
@@ -47,9 +58,12 @@ def predictor(model: nn.Module, cfg: Config) -> Predict:
     what ``--cfg-options`` changed.
     """
     pipeline = Compose(test_pipeline(cfg))
+    # what is loaded from files is BGR; CIFAR's images, which are not, are RGB
+    from_files = any(_kind(step) in LOADS for step in cfg.test_dataloader.dataset.pipeline)
 
     def predict(pictures: list[np.ndarray]) -> list[BaseDataElement]:
-        data = [pipeline(dict(img=mmcv.rgb2bgr(picture), img_id=0)) for picture in pictures]
+        pixels = map(mmcv.rgb2bgr, pictures) if from_files else pictures
+        data = [pipeline(_loaded(each)) for each in pixels]
         with torch.no_grad():
             return model.test_step(pseudo_collate(data))
 
@@ -60,9 +74,24 @@ def test_pipeline(cfg: Config) -> list[dict]:
     """The config's test pipeline, from pixels instead of a file, without annotations."""
     steps = []
     for step in copy.deepcopy(cfg.test_dataloader.dataset.pipeline):
-        name = getattr(step.type, '__name__', step.type).rpartition('.')[-1]
+        name = _kind(step)
+        if name == 'LoadImageFromFile' and cfg.default_scope == 'mmpretrain':
+            continue  # which has no other step for it: see _loaded
         if name == 'LoadImageFromFile':
             step.update(type=f'{cfg.default_scope}.LoadImageFromNDArray')
         if not re.fullmatch(r'Load\w*Annotations', name):
             steps.append(step)
     return steps
+
+
+LOADS = ('LoadImageFromFile', 'LoadImageFromNDArray')
+
+
+def _kind(step: dict) -> str:
+    return getattr(step['type'], '__name__', step['type']).rpartition('.')[-1]
+
+
+def _loaded(pixels: np.ndarray) -> dict:
+    """What a pipeline begins with, for an image (H, W, 3) that is there already."""
+    shape = pixels.shape[:2]
+    return dict(img=pixels, img_id=0, img_shape=shape, ori_shape=shape)

@@ -12,7 +12,7 @@ from mmengine.structures import BaseDataElement
 from support.files import atomic_write
 from support.prediction.coco import CocoResults
 from support.prediction.drawing import VideoFile
-from support.prediction.findings import label_map, named, objects, shares
+from support.prediction.findings import best_classes, label_map, named, objects, shares
 from support.prediction.inputs import Picture, Source
 from support.prediction.json_file import JsonFile
 from support.prediction.places import Places
@@ -62,6 +62,8 @@ class Results:
         classes = self._meta['classes']
         if 'pred_sem_seg' in sample:
             found, kept = [], shares(sample, classes)
+        elif 'pred_score' in sample:
+            found, kept = [], named(best_classes(sample), classes)
         else:
             found = objects(sample, self._score_thr, self._masks)
             kept = named(found, classes)
