@@ -2,8 +2,8 @@
 
     python tools/train.py cls_configs/rmt_t_folder.py --cfg-options data_root=PHOTOS num_classes=3
 
-A share of what has no split is set aside to judge by. With ImageNet weights (`pretrained=FILE`)
-some hundred images do; without them it takes thousands. Of no paper; not run.
+A share of what has no split is set aside to judge by. Best begun with ImageNet weights
+(`pretrained=FILE`). Of no paper; not run.
 """
 
 _base_ = [

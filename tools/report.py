@@ -2,7 +2,7 @@
 """Write the tables of paper against ours from docs/paper.yml and what runs left behind.
 
 Takes up the evaluations below every --runs folder, counts costs where a config changed, and writes
-docs/results.json, the README.md and metafile.yml of both config folders with their plots in
+docs/results.json, the README.md and metafile.yml of the config folders with their plots in
 docs/img, model-index.yml, the variants' table in README.md and the rows in docs/reproduction.md.
 Nothing of those is typed by hand. All metrics go on one page to look at, work_dirs/report.html.
 """
@@ -24,7 +24,7 @@ from support.reporting.plots import PLOTS, png, png_name
 from support.reporting.reproduction import with_rows
 from support.reporting.results import RESULTS, update_results
 
-FOLDERS = ('det_configs', 'seg_configs')
+FOLDERS = ('cls_configs', 'det_configs', 'seg_configs')
 
 
 def render(rows: list[Row], results: dict[str, dict]) -> dict[str, Callable[[], str | bytes]]:

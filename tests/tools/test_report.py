@@ -9,7 +9,9 @@ from conftest import ROOT, load_tool
 from mmengine.config import Config
 from support.cli import UserError
 from support.reporting import results
+from support.reporting.markdown import SHORT
 from support.reporting.paper import read_paper
+from support.reporting.plots import PLOTS
 from support.reporting.results import Run, better, config_hash, find_runs, status
 
 report = load_tool('report')
@@ -84,6 +86,14 @@ def test_segmentation_metrics_are_in_percent_already(tmp_path):
     assert the_run(tmp_path, FPN).metrics == {'mIoU': 46.42}
 
 
+def test_accuracy_is_in_percent_and_of_batches(tmp_path):
+    row = BY_NAME['rmt_t_300e_in1k']
+    leave_a_run(tmp_path, row, {'accuracy/top1': 82.31, 'accuracy/top5': 96.0}, 782)
+    run = the_run(tmp_path, row)
+    assert (run.metrics, run.images) == ({'accuracy/top1': 82.31}, 50000)  # the last is no whole 64
+    assert status(row, vars(run)) == 'reproduced'
+
+
 def test_without_a_run_a_row_is_the_papers_or_not_run():
     assert status(TINY, None) == 'paper'
     assert status(BY_NAME['upernet_rmt_t_160k_ade20k'], None) == 'not run'
@@ -127,7 +137,8 @@ def test_the_tables_in_the_folders_are_what_the_results_give():
 def test_every_link_and_picture_of_a_folders_tables_leads_somewhere(folder):
     links = re.findall(r'\]\(([^)#:]+)', (ROOT / folder / 'README.md').read_text())
     assert [link for link in links if not (ROOT / folder / link).is_file()] == []
-    assert any(link.endswith('.png') for link in links)
+    plotted = [row for row in ROWS if row.table.folder == folder and row.table.name in PLOTS]
+    assert any(link.endswith('.png') for link in links) == bool(plotted)
 
 
 def test_the_numbers_in_the_text_are_the_counted_ones():
@@ -146,7 +157,7 @@ def test_the_guide_has_the_commands_of_every_row_and_its_expected_number():
         train = f'tools/dist_train.sh {row.config} $GPUS --cfg-options data_root='
         assert text.count(train) == 1
         assert f'tools/dist_test.sh {row.config} work_dirs/{row.name}/' in text
-        expected = [str(row.paper[m]) for m in ('bbox_mAP', 'segm_mAP', 'mIoU') if m in row.paper]
+        expected = [str(row.paper[m]) for m in SHORT if m in row.paper]
         assert f'| `{row.name}` | {" / ".join(expected) or "not published"} |' in text
 
 

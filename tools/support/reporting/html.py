@@ -3,7 +3,7 @@
 from html import escape
 from itertools import groupby
 
-from support.reporting.markdown import number, ours, run_note
+from support.reporting.markdown import SHORT, number, ours, run_note
 from support.reporting.paper import Row
 from support.reporting.plots import AXES, PLOTS, svg
 from support.reporting.results import status
@@ -66,10 +66,10 @@ def html_table(rows: list[Row], results: dict[str, dict]) -> str:
 
 
 def metric_title(name: str) -> str:
-    """'bbox_mAP_50' -> 'box AP50', 'bbox_mAP_s' -> 'box APS'; others as they are."""
+    """'bbox_mAP_50' -> 'box AP50', 'bbox_mAP_s' -> 'box APS'; others by their short names."""
     kind, _, rest = name.partition('_mAP')
     kinds = {'bbox': 'box AP', 'segm': 'mask AP'}
-    return kinds[kind] + rest.strip('_').upper() if kind in kinds else name
+    return kinds[kind] + rest.strip('_').upper() if kind in kinds else SHORT.get(name, name)
 
 
 def cells(texts: list[str], tag: str) -> str:

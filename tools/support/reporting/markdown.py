@@ -10,7 +10,12 @@ from support.reporting.paper import Row, Table
 from support.reporting.plots import PLOTS, png_name
 from support.reporting.results import TOLERANCE, status
 
-SHORT = {'bbox_mAP': 'box AP', 'segm_mAP': 'mask AP', 'mIoU': 'mIoU'}
+SHORT = {
+    'bbox_mAP': 'box AP',
+    'segm_mAP': 'mask AP',
+    'mIoU': 'mIoU',
+    'accuracy/top1': 'top-1',
+}
 """Metrics that a README shows, by the heading of their columns."""
 
 INTRO = """\
@@ -29,7 +34,11 @@ settings, so not comparable with the paper; **not run**, neither. How to run eac
 expect: [docs/reproduction.md](../docs/reproduction.md). All metrics as one page: \
 `python tools/report.py` writes `work_dirs/report.html`.
 """
-TITLES = {'det_configs': 'Detection on COCO', 'seg_configs': 'Segmentation on ADE20K'}
+TITLES = {
+    'cls_configs': 'Classification on ImageNet',
+    'det_configs': 'Detection on COCO',
+    'seg_configs': 'Segmentation on ADE20K',
+}
 
 
 def markdown_page(rows: list[Row], results: dict[str, dict]) -> str:

@@ -56,6 +56,8 @@ def model(row: Row, collection: str, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tasks(row: Row) -> dict[str, tuple[str, str]]:
+    if 'accuracy/top1' in row.table.metrics:
+        return {'accuracy/top1': ('Image Classification', 'Top 1 Accuracy')}
     if 'mIoU' in row.table.metrics:
         return {'mIoU': ('Semantic Segmentation', 'mIoU')}
     return {f'{kind}_mAP': t for kind, t in TASKS.items() if f'{kind}_mAP' in row.table.metrics}

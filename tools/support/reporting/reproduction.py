@@ -8,8 +8,8 @@ from support import cli
 from support.reporting.markdown import SHORT, number, text_table
 from support.reporting.paper import Row
 
-BYTES = 12
-"""A checkpoint's bytes a parameter: float32 weights and AdamW's two moments."""
+BYTES = {'cls_configs': 16, 'det_configs': 12, 'seg_configs': 12}
+"""A checkpoint's bytes a parameter: float32 weights, AdamW's two moments, classifiers' average."""
 
 
 def with_rows(text: str, rows: list[Row], results: dict[str, dict[str, Any]]) -> str:
@@ -26,7 +26,7 @@ def section(rows: list[Row], results: dict[str, dict[str, Any]]) -> str:
     lines, commands = [], []
     for row in rows:
         expected = [number(row.paper[m]) for m in table.metrics if m in SHORT and row.paper]
-        gigabytes = results[row.name]['params'] * BYTES / 1e9
+        gigabytes = results[row.name]['params'] * BYTES[table.folder] / 1e9
         lines.append(
             [
                 f'`{row.name}`',
@@ -43,13 +43,15 @@ def section(rows: list[Row], results: dict[str, dict[str, Any]]) -> str:
 
 def row_commands(row: Row) -> list[str]:
     """Training and evaluating one row, as they are typed in the project's directory."""
-    data = 'COCO' if row.table.dataset == 'COCO' else 'ADE'
+    data = {'COCO': 'COCO', 'ADE20K': 'ADE'}.get(row.table.dataset, 'IMAGENET')
     options = f'--cfg-options data_root=${data}'
     epoch = re.match(r'(\d+) epochs', row.table.schedule)
     work = f'work_dirs/{row.name}'
     last = f'{work}/epoch_{epoch[1]}.pth' if epoch else f'{work}/best_mIoU_iter_*.pth'
-    weights = f'pretrained=$WEIGHTS/RMT-{row.variant}.pth'
+    weights = f' pretrained=$WEIGHTS/RMT-{row.variant}.pth'
+    if row.table.folder == 'cls_configs':  # where such weights come from
+        last, weights = f'{work}/best_accuracy_top1_epoch_*.pth', ''
     return [
-        f'tools/dist_train.sh {row.config} $GPUS {options} {weights}',
+        f'tools/dist_train.sh {row.config} $GPUS {options}{weights}',
         f'tools/dist_test.sh {row.config} {last} $GPUS {options}',
     ]

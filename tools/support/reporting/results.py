@@ -20,7 +20,7 @@ from support.paths import ROOT
 from support.reporting.paper import Row
 
 RESULTS = ROOT / 'docs' / 'results.json'
-VAL_IMAGES = {'COCO': 5000, 'ADE20K': 2000}
+VAL_IMAGES = {'COCO': 5000, 'ADE20K': 2000, 'ImageNet-1k': 50000}
 """Images of the validation sets."""
 
 TOLERANCE = 0.3
@@ -103,7 +103,7 @@ def _read_run(row: Row, file: Path, log: Path, used: Path) -> Run:
         if f'coco/{name}' in values:
             metrics[name] = round(100 * values[f'coco/{name}'], 2)
         elif name in values:
-            metrics[name] = round(values[name], 2)  # mmseg's are in percent
+            metrics[name] = round(values[name], 2)  # others are in percent
     text = log.read_text(encoding='utf-8')
     steps = re.findall(r'(?:Epoch|Iter)\(test\)\s+\[(\d+)/\1\]', text)
     processes = re.search(r'GPU number: (\d+)', text)
