@@ -5,7 +5,7 @@ PYTHON_IN := $(VENV)/bin/python
 export VENV TORCH REQUIREMENTS PYTHON MAX_JOBS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test-setup demo demo-seg demo-trained web test test-all test-isa test-asan mutation lint
+.PHONY: help setup test-setup demo demo-seg demo-cls demo-trained web test test-all test-isa test-asan mutation lint
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ demo: setup  ## train and evaluate Mask R-CNN RMT-T on a built-in dataset, or on
 
 demo-seg: setup  ## the same for semantic segmentation
 	$(PYTHON_IN) tools/quickstart.py segmentation
+
+demo-cls: setup  ## train a classifier on crops of these scenes; what it leaves starts a detector
+	$(PYTHON_IN) tools/quickstart.py classification
 
 DEMO := work_dirs/demo
 demo-trained:

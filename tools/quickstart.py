@@ -3,6 +3,7 @@
 
 `make demo` is `quickstart.py detection`: Mask R-CNN on the built-in shapes, or on `--data DIR` in
 COCO's layout. `make demo-seg` is `quickstart.py segmentation`: Semantic FPN on the same scenes.
+`make demo-cls` is `quickstart.py classification`: a classifier on crops of these scenes.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 import shapes_dataset
 import torch
 from coco_subset import read_coco, subset, write_coco
+from crop_objects import crop_objects
 from mmengine.config import Config
 from mmengine.runner import Runner
 from support import checks, cli, config, quickstart_pictures
@@ -30,13 +32,14 @@ COLUMNS = dict(AP='', AP50='_50', AP75='_75', small='_s', medium='_m', large='_l
 
 @dataclass(frozen=True)
 class Task:
-    """What differs between the two tasks."""
+    """What differs between the tasks."""
 
     title: str
     config: str
     shapes: str  # where the built-in dataset goes, below the working directory
     work_dir: str
-    ade: bool
+    ade: bool = False
+    crops: str = ''  # where the objects of the scenes go as images of their own
 
 
 TASKS = {
@@ -45,7 +48,6 @@ TASKS = {
         'det_configs/shapes/mask_rcnn_rmt_t_fpn_shapes.py',
         'data/shapes',
         'work_dirs/demo',
-        ade=False,
     ),
     'segmentation': Task(
         'Semantic FPN with RMT-T',
@@ -53,6 +55,13 @@ TASKS = {
         'data/shapes_ade',
         'work_dirs/demo-seg',
         ade=True,
+    ),
+    'classification': Task(
+        'RMT-T as a classifier',
+        'cls_configs/shapes/rmt_t_shapes.py',
+        'data/shapes',
+        'work_dirs/demo-cls',
+        crops='data/shapes_crops',
     ),
 }
 
@@ -109,7 +118,8 @@ def evaluations(scalars: list[dict], last: int) -> list[dict]:
 
     Without a single detection CocoMetric says nothing; its AP is 0.
     """
-    found = [line for line in scalars if 'coco/bbox_mAP' in line or 'mIoU' in line]
+    headlines = {'coco/bbox_mAP', 'mIoU', 'accuracy/top1'}
+    found = [line for line in scalars if headlines & set(line)]
     if not found or found[-1]['step'] < last:
         print('no detection at all: AP is 0')
         keys = [f'coco/{kind}_mAP{end}' for kind in ('bbox', 'segm') for end in COLUMNS.values()]
@@ -119,6 +129,8 @@ def evaluations(scalars: list[dict], last: int) -> list[dict]:
 
 def summary(metrics: dict) -> str:
     """The metrics as a table."""
+    if 'accuracy/top1' in metrics:
+        return f'accuracy{metrics["accuracy/top1"]:8.1f} %'
     if 'mIoU' in metrics:
         names = ('mIoU', 'mAcc', 'aAcc')
         return '\n'.join(f'{name:6s}{metrics[name]:8.2f} %' for name in names)
@@ -147,8 +159,12 @@ def run(
     if data is None:
         made = shapes_dataset.make_dataset(root, task.ade, counts)
         print(f'built-in shapes, {"made" if made else "there already"}', flush=True)
+    if task.crops:
+        root, scenes = Path(task.crops), root
+        made = crop_objects(scenes, root)
+        print(f'their objects at {root}, {"made" if made else "there already"}', flush=True)
     cfg = load_config(task, root, out, options or {})
-    if not task.ade:
+    if not (task.ade or task.crops):
         fit_to_coco(cfg, root, out)
     checks.check_data(cfg, ('train', 'val'))
 
@@ -168,7 +184,12 @@ def run(
 
     say('3/4 pictures')
     quickstart_pictures.draw_curves(scalars, found, out / 'curves.png')
-    quickstart_pictures.draw_predictions(runner, out / 'predictions.png')
+    if task.crops:
+        pictures = f'{out}/confusion.png (a row a true class)'
+        quickstart_pictures.draw_confusion(runner, out / 'confusion.png')
+    else:
+        pictures = f'{out}/predictions.png (truth left, prediction right)'
+        quickstart_pictures.draw_predictions(runner, out / 'predictions.png')
 
     results = dict(
         task=task.title,
@@ -194,7 +215,7 @@ def run(
     print(
         f'{results["seconds"]["total"]:.0f} s in all, {trained:.0f} s of them training and '
         f'evaluating; peak memory {results["peak_memory_bytes"] / 1e9:.1f} GB\n'
-        f'pictures: {out}/predictions.png (truth left, prediction right), {out}/curves.png\n'
+        f'pictures: {pictures}, {out}/curves.png\n'
         f'numbers: {out}/results.json',
         flush=True,
     )
@@ -211,8 +232,8 @@ def main() -> None:
     cli.add_cfg_options(parser)
     args = parser.parse_args()
     task = TASKS[args.task]
-    if args.data and task.ade:
-        raise cli.UserError('--data: the segmentation demo runs on the built-in scenes alone')
+    if args.data and (task.ade or task.crops):
+        raise cli.UserError(f'--data: the {args.task} demo runs on the built-in scenes alone')
     run(task, args.data, args.work_dir, args.cfg_options)
 
 

@@ -31,6 +31,7 @@ DEFAULT_ROOTS = (
     'data/imagenet',
     'data/cifar10',
     'data/folders',
+    'data/shapes_crops',
 )
 """Where the base configs look for the data, relative to the working directory."""
 

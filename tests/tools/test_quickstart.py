@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import coco_subset
@@ -11,7 +12,11 @@ import pytest
 import quickstart
 import shapes_dataset
 from mmengine.config import Config
+from released_files import MINI
 from support.cli import UserError
+
+from backbone import RMT, VARIANTS
+from backbone.weights.match import load_backbone
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,11 +36,13 @@ def coco(tmp_path_factory):
     return root
 
 
-def check_outputs(out: Path, results: dict) -> None:
+def check_outputs(
+    out: Path, results: dict, pictures: tuple[str, ...] = ('predictions.png', 'curves.png')
+) -> None:
     assert json.loads((out / 'results.json').read_text()) == results
     assert results['seconds']['total'] > 0
     assert results['peak_memory_bytes'] > 1e8
-    for name in ('predictions.png', 'curves.png'):
+    for name in pictures:
         picture = cv2.imread(str(out / name))
         assert picture.shape[1] > 600
         assert np.std(picture) > 10, f'{name} is empty'
@@ -75,6 +82,22 @@ def test_segmentation_makes_its_data_and_reports_miou(tmp_path, monkeypatch):
     assert [line['step'] for line in results['evaluations']] == [1, 2]
     assert 0 <= results['metrics']['mIoU'] <= 100
     assert (tmp_path / task.shapes / 'annotations/validation').is_dir()
+
+
+def test_classification_cuts_the_objects_out_and_reports_accuracy(tmp_path, monkeypatch):
+    task = quickstart.TASKS['classification']
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(VARIANTS, 'tiny', replace(VARIANTS['tiny'], **MINI))
+    results = quickstart.run(task, options=QUICK, counts=COUNTS)
+    out = tmp_path / task.work_dir
+    check_outputs(out, results, ('confusion.png', 'curves.png'))
+    assert [line['step'] for line in results['evaluations']] == [1, 2]
+    assert 0 <= results['metrics']['accuracy/top1'] <= 100
+    assert 'accuracy' in quickstart.summary(results['metrics'])
+    crops = list((tmp_path / task.crops / 'val').rglob('*.jpg'))
+    assert len(crops) == results['images']['val']
+    # what it leaves starts the detector of the other demo
+    load_backbone(RMT('tiny'), str(out / 'iter_2.pth'))
 
 
 def test_a_long_val_split_is_cut(coco, tmp_path, monkeypatch):

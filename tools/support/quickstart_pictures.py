@@ -34,7 +34,10 @@ def draw_curves(scalars: list[dict], found: list[dict], path: Path) -> None:
         left.plot(steps, [line[name] for line in train], label=name, **style)
     left.set(title='Training loss', xlabel='iteration', ylim=(0, None))
     left.legend(fontsize=8)
-    if 'mIoU' in found[-1]:
+    if 'accuracy/top1' in found[-1]:
+        lines = {'accuracy/top1': 'accuracy'}
+        top, label = 100, '%'
+    elif 'mIoU' in found[-1]:
         lines = {'mIoU': 'mIoU', 'aAcc': 'pixel accuracy'}
         top, label = 100, '%'
     else:
@@ -58,6 +61,28 @@ def draw_curves(scalars: list[dict], found: list[dict], path: Path) -> None:
     for axes in (left, right):
         axes.grid(alpha=0.3)
     atomic_write(path, partial(figure.savefig, dpi=90))
+    plt.close(figure)
+
+
+def draw_confusion(runner: Runner, path: Path) -> None:
+    """How many val images of each class are taken for each class; a row a true class."""
+    from mmpretrain.evaluation import ConfusionMatrix
+
+    model, samples = runner.model.eval(), []
+    with torch.no_grad():
+        for batch in runner.val_dataloader:
+            samples += model.test_step(batch)
+    matrix = ConfusionMatrix.calculate(
+        torch.stack([sample.pred_score for sample in samples]).cpu(),
+        torch.cat([sample.gt_label for sample in samples]).cpu(),
+    )
+    classes = runner.val_dataloader.dataset.metainfo['classes']
+    options = dict(include_values=True, classes=classes, cmap='Blues', colorbar=False, show=False)
+    figure = ConfusionMatrix.plot(matrix, **options)
+    figure.set_size_inches(6, 6)
+    right = float(matrix.diagonal().sum() / matrix.sum())
+    figure.axes[0].set_title(f'{len(samples)} images not trained on, {right:.1%} right', pad=12)
+    atomic_write(path, partial(figure.savefig, dpi=110))
     plt.close(figure)
 
 
