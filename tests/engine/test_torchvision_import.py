@@ -36,6 +36,8 @@ def attempt(operators):
     return 'imported'
 
 sys.dont_write_bytecode = True
+# an environment made by `make setup` may have had the help since Python's start
+sys.meta_path = [f for f in sys.meta_path if type(f).__module__ != 'torchvision_import']
 ends = [attempt(sys.argv[2])]
 import backbone.engine
 assert 'torchvision' not in sys.modules
