@@ -25,14 +25,7 @@ from torch import nn
 
 from ..weights.layout import FAMILIES
 
-DEFAULT_ROOTS = (
-    'data/coco',
-    'data/ade/ADEChallengeData2016',
-    'data/imagenet',
-    'data/cifar10',
-    'data/folders',
-    'data/shapes_crops',
-)
+DEFAULT_ROOTS = ('data/coco', 'data/ade/ADEChallengeData2016')
 """Where the base configs look for the data, relative to the working directory."""
 
 APPLIED = 'applied_keys'
