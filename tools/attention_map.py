@@ -207,6 +207,11 @@ def main() -> None:
             f'--place {x:g} {y:g}: outside; {args.image} has {width} x {height} pixels'
         )
 
+    if cfg.default_scope == 'mmpretrain':
+        raise cli.UserError(
+            f'{args.config}: is of a classifier, which sees a part of the picture, cut out and '
+            'resized; give the config of a detector or segmentor with its weights'
+        )
     model, _ = build(cfg, args.checkpoint, args.device)
     backbone = getattr(model, 'backbone', None)
     retention, attention = find_block(backbone, args.config, args.stage, args.block)

@@ -283,6 +283,8 @@ def check(args: argparse.Namespace, cfg: Config) -> None:
         raise cli.UserError(f'--json {args.json}: there is no folder {args.json.parent}')
     if args.checkpoint:
         cli.weights_file(args.checkpoint, 'checkpoint')
+    if cfg.default_scope not in DEFAULT_SHAPE:
+        raise cli.UserError(f'{cfg.filename}: builds neither a detector nor a segmentor')
     if cfg.default_scope == 'mmseg' and args.detections:
         raise cli.UserError('--detections: a segmentor has none; leave the option out')
     if not args.image:

@@ -112,9 +112,12 @@ def test_testing_writes_accuracy_predictions_and_pictures(trained, photos, tmp_p
         '--show-dir',
         tmp_path / 'x',
     )
-    assert call_tool('test', CONFIG, checkpoint(trained), *arguments, *options(photos)) == 0
+    config = trained / 'averaged.py'  # whose hook averages, and must not while testing
+    assert call_tool('test', config, checkpoint(trained), *arguments, *options(photos)) == 0
     (metrics,) = tmp_path.glob('*/*.json')
     accuracy = json.loads(metrics.read_text())['accuracy/top1']
+    (log,) = trained.glob('*/*.log')
+    assert f'accuracy/top1: {accuracy:.4f}' in log.read_text()  # as when it was trained
     found = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     assert len(found) == 3  # a fifth of five images a class
     right = [int(each['pred_label']) == int(each['gt_label']) for each in found]
@@ -143,6 +146,15 @@ def test_the_demo_refuses_what_is_of_objects(option, trained, photos, capsys):
     arguments = (CONFIG, checkpoint(trained), photos / 'dog', *option)
     assert call_tool('image_demo', *arguments) == 2
     assert f'{option[0]}: a classifier tells the classes' in capsys.readouterr().err
+
+
+def test_what_is_of_detectors_and_segmentors_says_so(trained, photos, tmp_path, capsys):
+    assert call_tool('profile_inference', CONFIG) == 2
+    assert 'builds neither a detector nor a segmentor' in capsys.readouterr().err
+    picture = photos / 'cat' / '0.png'
+    arguments = (CONFIG, checkpoint(trained), picture, tmp_path / 'map.png', '--stage', 3)
+    assert call_tool('attention_map', *arguments, '--place', 5, 5) == 2
+    assert 'is of a classifier' in capsys.readouterr().err
 
 
 def test_costs_are_counted_at_224(capsys):
