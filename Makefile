@@ -46,6 +46,7 @@ test: test-setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes
 	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-all: test-setup  ## the slow tests too
+	@$(call HAS,mlxtend) || $(INSTALL) requirements-test-all.txt
 	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile -m "slow or not slow" $(ARGS)
 
 KERNEL_TESTS := -m pytest -q -p no:cacheprovider tests/kernels/test_attention_kernel.py \
