@@ -82,7 +82,7 @@ def draw_confusion(runner: Runner, path: Path) -> None:
     figure.set_size_inches(6, 6)
     right = float(matrix.diagonal().sum() / matrix.sum())
     figure.axes[0].set_title(f'{len(samples)} images not trained on, {right:.1%} right', pad=12)
-    atomic_write(path, partial(figure.savefig, dpi=110, bbox_inches='tight'))
+    atomic_write(path, partial(figure.savefig, dpi=140, bbox_inches='tight'))
     plt.close(figure)
 
 
