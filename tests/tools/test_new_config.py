@@ -216,6 +216,7 @@ def test_weights_of_another_detector_begin_a_training(
     cfg.work_dir = str(tmp_path / 'work')
     runner = build_runner(cfg)
     runner._train_loop = runner.build_train_loop(runner._train_loop)
+    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     runner.load_or_resume()
     saved = torch.load(checkpoints[DET_CONFIG], weights_only=True)['state_dict']
     for name, tensor in runner.model.state_dict().items():
