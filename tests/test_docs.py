@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -31,7 +32,9 @@ from docs_blocks import (
 )
 from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, MODELS, VISUALIZERS, init_default_scope
+from onnx_files import CORNERS, DETECTOR, write_onnx
 from support import config as tools_config
+from tiny_data import write_image
 
 from backbone import RMT
 
@@ -67,6 +70,12 @@ def make_demo(data: str, config: str, checkpoint: str) -> None:
     torch.save(untrained(config), checkpoint)
 
 
+def export_and_photo(file: str) -> None:
+    """A file in the form of an exported detector, and a photo."""
+    write_onnx(Path(file), CORNERS, DETECTOR.to_text())
+    write_image(Path('photo.jpg'), np.zeros((40, 60, 3), np.uint8))
+
+
 PROGRAMS = {
     "torch.load('IN.pth', weights_only=False)": lambda: torch.save(
         {'model': torch.nn.Linear(1, 1)}, 'IN.pth'
@@ -82,6 +91,7 @@ PROGRAMS = {
         'seg_configs/shapes/fpn_rmt_t_shapes.py',
         'work_dirs/demo-seg/iter_300.pth',
     ),
+    "'detector.onnx'": lambda: export_and_photo('detector.onnx'),
 }
 """What stands in for the files that a program reads: by a part of it, what makes them."""
 
@@ -91,6 +101,7 @@ NOT_OURS = {
     '.venv/bin/pre-commit': 'of the pre-commit package',
     'tensorboard': 'of the package of that name',
     'wandb': 'of the package of that name',
+    'trtexec': 'of TensorRT',
 }
 """First words of commands that are not of this project."""
 

@@ -3,60 +3,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from onnx_files import BRIGHTEST, CORNERS, DETECTOR, SEGMENTOR, write_onnx
 from support.cli import UserError
 from support.exported import ExportedModel
 from support.exported.masks import paste
 from support.exported.metadata import FORMAT, Metadata
 
-onnx = pytest.importorskip('onnx')
-pytest.importorskip('onnxruntime')
 RUNTIMES = ['onnxruntime', pytest.param('openvino', marks=pytest.mark.filterwarnings('ignore'))]
-
-DETECTOR = Metadata(
-    task='detection',
-    model='corners',
-    classes=('cat', 'dog'),
-    palette=((255, 0, 0), (0, 0, 255)),
-    scale=(120, 80),
-    mean=(10.0, 20.0, 30.0),
-)
-SEGMENTOR = Metadata(task='segmentation', model='brightest', classes=('r', 'g', 'b'))
-
-
-def write(path, body, metadata, sides=('height', 'width')):
-    """An ONNX file from text, input ``image`` (1, 3, height, width)."""
-    height, width = sides
-    head = f'<ir_version: 10, opset_import: ["" : 20]>\nmodel (float[1,3,{height},{width}] image) '
-    model = onnx.parser.parse_model(head + body)
-    onnx.helper.set_model_props(model, metadata)
-    onnx.save(model, path)
-    return path
-
-
-# the box is the whole input, the score its blue mean, the mask its left half
-CORNERS = """=> (float[1,4] boxes, float[1] scores, int64[1] labels, float[1,1,2] masks) {
-    shape = Shape <start = 2> (image)
-    two = Constant <value_ints = [2]> ()
-    order = Constant <value_ints = [1, 0]> ()
-    swapped = Gather (shape, order)
-    sides = Cast <to = 1> (swapped)
-    axes = Constant <value_ints = [0]> ()
-    zeros = Sub (sides, sides)
-    corners = Concat <axis = 0> (zeros, sides)
-    boxes = Unsqueeze (corners, axes)
-    blue = Constant <value_ints = [2]> ()
-    channel = Gather <axis = 1> (image, blue)
-    every = Constant <value_ints = [-1]> ()
-    flat = Reshape (channel, every)
-    scores = ReduceMean <keepdims = 1> (flat)
-    labels = Constant <value_ints = [1]> ()
-    masks = Constant <value = float[1,1,2] {0.9, 0.1}> ()
-}"""
-# at half the size, as the classes of a head
-BRIGHTEST = """=> (int64[1,height,width] labels, float[1,3,h,w] logits) {
-    labels = ArgMax <axis = 1, keepdims = 0> (image)
-    logits = AveragePool <kernel_shape = [2, 2], strides = [2, 2]> (image)
-}"""
 
 
 @pytest.fixture
@@ -66,7 +19,7 @@ def picture():
 
 @pytest.mark.parametrize('runtime', RUNTIMES)
 def test_boxes_are_in_pixels_of_the_picture(picture, runtime, tmp_path):
-    path = write(tmp_path / 'a.onnx', CORNERS, DETECTOR.to_text())
+    path = write_onnx(tmp_path / 'a.onnx', CORNERS, DETECTOR.to_text())
     model = ExportedModel(path, runtime)
     found = model.predict(picture)
     np.testing.assert_allclose(found.boxes, [[0, 0, 60, 40]])
@@ -90,7 +43,7 @@ def test_boxes_are_in_pixels_of_the_picture(picture, runtime, tmp_path):
 def test_pictures_are_resized_as_mmdet_does(picture_size, model_size, tmp_path):
     from mmdet.datasets.transforms import Resize
 
-    model = ExportedModel(write(tmp_path / 'a.onnx', CORNERS, DETECTOR.to_text()))
+    model = ExportedModel(write_onnx(tmp_path / 'a.onnx', CORNERS, DETECTOR.to_text()))
     picture = np.random.default_rng(0).integers(0, 256, (*picture_size, 3), dtype=np.uint8)
     pixels, *size = model.prepare(picture)
     theirs = Resize(scale=DETECTOR.scale, keep_ratio=True)(dict(img=picture))
@@ -99,7 +52,7 @@ def test_pictures_are_resized_as_mmdet_does(picture_size, model_size, tmp_path):
 
 
 def test_what_a_fixed_shape_pads_with_is_the_mean(picture, tmp_path):
-    path = write(tmp_path / 'a.onnx', CORNERS, DETECTOR.to_text(), sides=(32, 64))
+    path = write_onnx(tmp_path / 'a.onnx', CORNERS, DETECTOR.to_text(), sides=(32, 64))
     model = ExportedModel(path)
     pixels, height, width = model.prepare(picture)
     assert pixels.shape == (1, 3, 32, 64)
@@ -110,7 +63,7 @@ def test_what_a_fixed_shape_pads_with_is_the_mean(picture, tmp_path):
 
 @pytest.mark.parametrize('runtime', RUNTIMES)
 def test_label_maps_have_the_size_of_the_picture(picture, runtime, tmp_path):
-    path = write(tmp_path / 'a.onnx', BRIGHTEST, SEGMENTOR.to_text())
+    path = write_onnx(tmp_path / 'a.onnx', BRIGHTEST, SEGMENTOR.to_text())
     labels = ExportedModel(path, runtime).predict(picture)
     np.testing.assert_array_equal(labels, picture.argmax(axis=2))
 
@@ -119,7 +72,7 @@ def test_label_maps_are_decided_after_resizing_as_in_mmseg(picture, tmp_path):
     from mmseg.models.utils import resize
 
     metadata = Metadata(**{**vars(SEGMENTOR), 'scale': (90, 60)})
-    model = ExportedModel(write(tmp_path / 'a.onnx', BRIGHTEST, metadata.to_text()))
+    model = ExportedModel(write_onnx(tmp_path / 'a.onnx', BRIGHTEST, metadata.to_text()))
     logits = torch.from_numpy(model.run(model.prepare(picture)[0])['logits'])
     for size in ((60, 90), (40, 60)):
         logits = resize(logits, size=size, mode='bilinear', align_corners=False)
@@ -158,7 +111,7 @@ def test_metadata_comes_back_as_it_was_written():
     ids=['none', 'newer', 'lacking', 'task'],
 )
 def test_a_file_of_others_is_refused(change, line, tmp_path):
-    path = write(tmp_path / 'a.onnx', CORNERS, change)
+    path = write_onnx(tmp_path / 'a.onnx', CORNERS, change)
     with pytest.raises(UserError, match=line):
         ExportedModel(path)
 
@@ -173,7 +126,7 @@ def test_a_file_that_is_not_onnx_is_refused(runtime, tmp_path):
 
 def test_a_missing_runtime_names_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__('sys').modules, 'onnxruntime', None)
-    path = write(tmp_path / 'a.onnx', CORNERS, DETECTOR.to_text())
+    path = write_onnx(tmp_path / 'a.onnx', CORNERS, DETECTOR.to_text())
     with pytest.raises(UserError, match=r'onnxruntime is not installed: pip install .*\[export\]'):
         ExportedModel(path)
 
@@ -182,6 +135,6 @@ def test_a_missing_runtime_names_its_extra(monkeypatch, tmp_path):
     'picture', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)]
 )
 def test_what_is_no_picture_is_refused(picture, tmp_path):
-    model = ExportedModel(write(tmp_path / 'a.onnx', CORNERS, DETECTOR.to_text()))
+    model = ExportedModel(write_onnx(tmp_path / 'a.onnx', CORNERS, DETECTOR.to_text()))
     with pytest.raises(ValueError, match='a picture is'):
         model.predict(picture)
