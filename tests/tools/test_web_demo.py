@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DET_CONFIG
+from conftest import DET_CONFIG, TOOLS
 from tiny_data import write_image
 from tiny_onnx import write_onnx
 
@@ -90,7 +91,7 @@ def serve_until(
                     break
                 except ConnectionRefusedError:
                     time.sleep(0.1)
-            kept.extend(temporary.iterdir())
+            kept.extend(temporary.glob('rmt-web-*'))
         finally:
             os.kill(os.getpid(), stop)
 
@@ -99,7 +100,7 @@ def serve_until(
     status = run_tool('web_demo', *model, '--port', port)
     visitor.join()
     assert len(kept) == 1  # while it ran
-    assert not list(temporary.iterdir())
+    assert not kept[0].exists()
     return status, seen[0]
 
 
@@ -128,16 +129,41 @@ def search(url: str, upload: dict) -> dict:
     raise AssertionError('no answer')
 
 
-def test_a_checkpoint_is_served_until_ctrl_c(
+def test_a_checkpoint_is_served(
     checkpoints: dict[str, Path], temporary: Path, run_tool: Callable[..., int]
 ) -> None:
     pytest.importorskip('gradio', reason='Gradio is not installed (requirements-web.txt)')
     model = (DET_CONFIG, checkpoints[DET_CONFIG])
-    stopped = serve_until(signal.SIGINT, temporary, run_tool, *model, ask=read_page)
-    status, (policy, page) = stopped
-    assert status == 0
+    status, (policy, page) = serve_until(signal.SIGTERM, temporary, run_tool, *model, ask=read_page)
+    assert status == 128 + signal.SIGTERM
     assert policy.startswith("default-src 'self'")
     assert b'mask_rcnn_rmt_t_fpn_1x_coco' in page
+
+
+def test_ctrl_c_ends_it(tmp_path: Path) -> None:
+    """In a process of its own: pytest's workers take Ctrl-C for themselves."""
+    pytest.importorskip('gradio', reason='Gradio is not installed (requirements-web.txt)')
+    pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+    file = write_onnx(tmp_path / 'a.onnx', 'detection')
+    (tmp_path / 'temporary').mkdir()
+    command = [sys.executable, '-W', 'ignore', TOOLS / 'web_demo.py', file, '--port', '0']
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, 'TMPDIR': str(tmp_path / 'temporary')},
+    ) as process:
+        try:
+            url = next(line for line in process.stdout if 'Ctrl-C' in line).split()[0]
+            assert b'tiny' in read_page(url)[1]
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0, errors
+    assert 'Traceback' not in errors
+    assert not list((tmp_path / 'temporary').glob('[!.]*'))
 
 
 def test_an_exported_file_is_served_until_sigterm(
