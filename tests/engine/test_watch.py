@@ -270,7 +270,7 @@ def test_falling_schedules_and_momentum_are_no_warm_up(announced) -> None:
 
 
 def test_the_demos_are_told_that_they_are_short_and_nothing_of_their_warm_up(announced) -> None:
-    for path in sorted(ROOT.glob('*_configs/shapes/*.py')):
+    for path in sorted(ROOT.glob('*_configs/shapes/*_shapes.py')):
         cfg = Config.fromfile(path)
         (line,) = announced(cfg.param_scheduler, epoch=cfg.train_cfg.max_iters)
         assert line.startswith('A short run: ')

@@ -47,7 +47,9 @@ def evaluate(tool, config, what, options, folder, *more):
 
 
 @pytest.mark.parametrize('size', [(96, 128), (130, 70), (37, 201)])
-@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
+@pytest.mark.parametrize(
+    'runtime', ['onnxruntime', pytest.param('openvino', marks=pytest.mark.openvino)]
+)
 def test_one_file_serves_every_size(exported, runtime, size):
     config, weights, options, file = exported['mask_rcnn']
     cfg = read_config(str(config), dict(option.split('=', 1) for option in options))
@@ -76,7 +78,9 @@ def test_a_detector_is_evaluated_as_in_pytorch(exported, tmp_path):
         assert [m['size'] for m in one['masks']] == [m['size'] for m in other['masks']]
 
 
-@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
+@pytest.mark.parametrize(
+    'runtime', ['onnxruntime', pytest.param('openvino', marks=pytest.mark.openvino)]
+)
 def test_a_segmentor_is_evaluated_as_in_pytorch(exported, runtime, tmp_path):
     config, weights, options, file = exported['fpn']
     ours, found = evaluate('test_onnx', config, file, options, tmp_path, '--runtime', runtime)

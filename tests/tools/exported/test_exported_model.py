@@ -9,7 +9,10 @@ from support.exported import ExportedModel
 from support.exported.masks import paste
 from support.exported.metadata import FORMAT, Metadata
 
-RUNTIMES = ['onnxruntime', pytest.param('openvino', marks=pytest.mark.filterwarnings('ignore'))]
+OPENVINO = pytest.param(
+    'openvino', marks=[pytest.mark.openvino, pytest.mark.filterwarnings('ignore')]
+)
+RUNTIMES = ['onnxruntime', OPENVINO]
 
 
 @pytest.fixture
@@ -116,7 +119,7 @@ def test_a_file_of_others_is_refused(change, line, tmp_path):
         ExportedModel(path)
 
 
-@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
+@pytest.mark.parametrize('runtime', RUNTIMES)
 def test_a_file_that_is_not_onnx_is_refused(runtime, tmp_path):
     path = tmp_path / 'a.onnx'
     path.write_text('not a graph')

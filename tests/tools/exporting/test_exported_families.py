@@ -10,7 +10,7 @@ from support.exporting import build, comparing, describing, graph
 from support.prediction.model import predictor
 from tiny_models import SEGMENTORS, tiny_config, tiny_model
 
-RUNTIMES = ['onnxruntime', 'openvino']
+RUNTIMES = ['onnxruntime', pytest.param('openvino', marks=pytest.mark.openvino)]
 SHAPE = (96, 128)
 
 
