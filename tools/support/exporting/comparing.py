@@ -15,8 +15,8 @@ from torch import nn
 BOX, SCORE, LABELS = 0.05, 1e-3, 1e-4
 """The largest differences: pixels, of a score, and the share of a label map's pixels."""
 MASK, MISSING = 1e-3, 0.01
-"""The same of the masks' pixels, and the share of objects that only one of the two finds: of two
-boxes that overlap as much as NMS allows, rounding may drop either."""
+"""The same of the pixels of all masks of a picture, and the share of objects that only one of the
+two finds: of two boxes that overlap as much as NMS allows, rounding may drop either."""
 FEATURE = 1e-3
 """The same of the backbone's features, in standard deviations of each."""
 
@@ -142,6 +142,7 @@ def compare_objects(
     pasted = found.full_masks()
     least = max([cut, *(s.min() for s in (scores, found.scores) if len(s) >= most)])
     free = np.ones(len(found.scores), dtype=bool)
+    wrong = inside = 0  # pixels of masks, of all objects together
     for i, box in enumerate(boxes):
         place = nearest(box, labels[i], found, free)
         if place is None:
@@ -152,9 +153,10 @@ def compare_objects(
         differences.meet('boxes (pixels)', np.abs(box - found.boxes[place]).max())
         differences.meet('scores', abs(scores[i] - found.scores[place]))
         if masks is not None:
-            wrong = (masks[i] != pasted[place]).sum()
-            area = max(masks[i].sum(), (box[2] - box[0]) * (box[3] - box[1]) / 2, 1)
-            differences.meet('masks (share of pixels)', wrong / area)
+            wrong += (masks[i] != pasted[place]).sum()
+            inside += (masks[i] | pasted[place]).sum()
+    if inside:
+        differences.meet('masks (share of pixels)', wrong / inside)
     differences.alone += int((found.scores[free] > least + SCORE).sum())
 
 
