@@ -1,5 +1,6 @@
 """What mmengine lacks to run one config everywhere: on GPUs or without, in one process or more."""
 
+import atexit
 import copy
 
 import torch
@@ -117,7 +118,19 @@ class PortableRunner(Runner):
 
     def train(self) -> nn.Module:
         check_parts(self.model.module if is_model_wrapper(self.model) else self.model, self.cfg)
-        return super().train()
+        model = super().train()
+        leave_group_at_exit()
+        return model
+
+    def val(self) -> dict:
+        metrics = super().val()
+        leave_group_at_exit()
+        return metrics
+
+    def test(self) -> dict:
+        metrics = super().test()
+        leave_group_at_exit()
+        return metrics
 
     def load_or_resume(self) -> None:
         """Load or resume; a work directory that was moved is no obstacle."""
@@ -131,6 +144,23 @@ class PortableRunner(Runner):
         super().resume(filename, *args, **kwargs)
         count_epochs_anew(self)
         plan.take_effect(self.logger)
+
+
+def leave_group_at_exit() -> None:
+    """Let this process leave its group before the interpreter ends.
+
+    The group's threads may otherwise abort a process whose work is done (SIGABRT, "terminate called
+    without an active exception"). Called when a loop has come to its end: after an error, leaving
+    would wait for processes that may never answer.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        atexit.unregister(_leave_group)
+        atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 OWN_HOOKS = ('StrictLoadHook', 'SeedByIterationHook', 'ShortRunHook', 'StopAtInvalidLossHook')

@@ -1,9 +1,11 @@
 """The runner: the rate scales with the batch and the log says so; it resumes whatever changed."""
 
+import atexit
 import itertools
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +17,7 @@ from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.runner import Runner
 from released_files import MINI
-from small_run import quick, small_config
+from small_run import SmallModel, quick, small_config
 from torch import nn
 
 from backbone import RMT
@@ -305,6 +307,35 @@ def test_a_config_sets_what_one_of_our_hooks_does(
     runner = RMTRunner.from_cfg(small_config(tmp_path, custom_hooks=[hook]))
     (found,) = (hook for hook in runner.hooks if isinstance(hook, StopAtInvalidLossHook))
     assert found.patience == 3
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    """A process group of this process alone."""
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{tmp_path}/group', rank=0, world_size=1
+    )
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures('group')
+@pytest.mark.parametrize('ends', [True, False], ids=['ended', 'failed'])
+def test_a_process_leaves_its_group_at_exit_where_its_work_came_to_its_end(
+    ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    at_exit: list[Callable] = []
+    monkeypatch.setattr(atexit, 'register', at_exit.append)
+    runner = RMTRunner.from_cfg(small_config(tmp_path, epochs=1))
+    if not ends:
+        monkeypatch.setattr(SmallModel, 'forward', lambda *_, **__: 1 / 0)
+    with nullcontext() if ends else pytest.raises(ZeroDivisionError):
+        runner.train()
+    for each in at_exit:
+        each()
+    assert torch.distributed.is_initialized() is not ends
 
 
 def test_an_rmt_is_found_wherever_it_is_in_a_model() -> None:
