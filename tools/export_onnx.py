@@ -6,7 +6,6 @@ onnxruntime, what the model finds in PyTorch.
 """
 
 import argparse
-import copy
 import sys
 import time
 from pathlib import Path
@@ -18,12 +17,13 @@ from mmengine.dataset import BaseDataset
 from support import cli
 from support.config import read_config
 from support.exported import ExportedModel
+from support.exported.pictures import read, resize
 from support.exported.runtimes import need
 from support.exporting import build, comparing, describing, graph
 from support.files import atomic_write, check_file
 from support.one_image import paint
 from support.prediction.model import build as build_model
-from support.prediction.model import predictor
+from support.prediction.model import predictor, resized_to
 from torch import nn
 
 PICTURES = 3
@@ -66,27 +66,6 @@ def pictures(given: list[str] | None, dataset: BaseDataset) -> tuple[list, str]:
         return [read(path) for path in paths], 'the first of the test data'
     except (OSError, cli.UserError):
         return [mmcv.bgr2rgb(paint(*size)) for size in PAINTED], 'painted ones, for want of data'
-
-
-def read(path: str) -> np.ndarray:
-    """A picture, RGB."""
-    picture = mmcv.imread(path, channel_order='rgb')
-    if picture is None:
-        raise cli.UserError(f'{path}: no image that can be decoded')
-    return picture
-
-
-def resized_to(cfg: Config, shape: list[int]) -> Config:
-    """The config with a test pipeline that makes each picture of that height and width."""
-    cfg = copy.deepcopy(cfg)
-    for step in cfg.test_dataloader.dataset.pipeline:
-        if describing.is_named(step, 'Resize'):
-            step.update(scale=tuple(shape[::-1]), keep_ratio=False)
-    return cfg
-
-
-def resize(picture: np.ndarray, shape: list[int]) -> np.ndarray:
-    return mmcv.imresize(picture, (shape[1], shape[0]))
 
 
 def check(

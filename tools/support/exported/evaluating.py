@@ -2,14 +2,13 @@
 
 import time
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
-from support import cli
+from support.exported import pictures
 from support.exported.model import Detections, ExportedModel
 
 
@@ -36,9 +35,7 @@ class FileModel(BaseModel):
         return [self.predict(sample) for sample in data['data_samples']]
 
     def predict(self, sample: BaseDataElement) -> BaseDataElement:
-        picture = mmcv.imread(sample.img_path, channel_order='rgb')
-        if picture is None:
-            raise cli.UserError(f'{sample.img_path}: no image that can be decoded')
+        picture = pictures.read(sample.img_path)
         start = time.perf_counter()
         found = self.exported.predict(picture)
         if isinstance(found, Detections):

@@ -84,6 +84,15 @@ def test_pipeline(cfg: Config) -> list[dict]:
     return steps
 
 
+def resized_to(cfg: Config, shape: tuple[int, int]) -> Config:
+    """The config with a test pipeline that makes each picture of that height and width."""
+    cfg = copy.deepcopy(cfg)
+    for step in cfg.test_dataloader.dataset.pipeline:
+        if _kind(step) == 'Resize':
+            step.update(scale=tuple(shape[::-1]), keep_ratio=False)
+    return cfg
+
+
 LOADS = ('LoadImageFromFile', 'LoadImageFromNDArray')
 
 
