@@ -2,7 +2,10 @@
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -10,7 +13,7 @@ from mmengine.structures import InstanceData
 from support.cli import UserError
 from support.exported import Detections, ExportedModel
 from support.prediction.model import Predict
-from torch import nn
+from torch import Tensor, nn
 
 BOX, SCORE, LABELS = 0.05, 1e-3, 1e-4
 """The largest differences: pixels, of a score, and the share of a label map's pixels."""
@@ -20,10 +23,12 @@ two finds: of two boxes that overlap as much as NMS allows, rounding may drop ei
 FEATURE = 1e-3
 """The same of the backbone's features, in standard deviations of each."""
 
+T, U = TypeVar('T'), TypeVar('U')
+
 
 @dataclass
 class Differences:
-    """The largest ones met so far, and the seconds that each picture took."""
+    """The largest ones met so far, of so many pictures, and the seconds that each took."""
 
     pictures: int = 0
     objects: int = 0
@@ -34,6 +39,17 @@ class Differences:
 
     def meet(self, what: str, value: float) -> None:
         self.largest[what] = max(self.largest.get(what, 0.0), float(value))
+
+    def both(self, in_torch: Callable[[], T], in_file: Callable[[], U]) -> tuple[T, U]:
+        """What the two say of one more picture, and their seconds noted."""
+        start = time.perf_counter()
+        expected = in_torch()
+        middle = time.perf_counter()
+        found = in_file()
+        self.torch_seconds.append(middle - start)
+        self.file_seconds.append(time.perf_counter() - middle)
+        self.pictures += 1
+        return expected, found
 
     def lines(self) -> list[str]:
         """For people."""
@@ -89,14 +105,9 @@ def compare(
     """
     differences = Differences()
     for picture in pictures:
-        start = time.perf_counter()
-        (sample,) = predict([picture])
-        middle = time.perf_counter()
-        found = exported.predict(picture)
-        end = time.perf_counter()
-        differences.pictures += 1
-        differences.torch_seconds.append(middle - start)
-        differences.file_seconds.append(end - middle)
+        (sample,), found = differences.both(
+            partial(predict, [picture]), partial(exported.predict, picture)
+        )
         if isinstance(found, Detections):
             compare_objects(sample.pred_instances, found, cut, most, differences)
         else:
@@ -109,19 +120,18 @@ def compare_features(
     model: nn.Module, exported: ExportedModel, pictures: list[np.ndarray]
 ) -> Differences:
     """The same of the backbone alone."""
+
+    def features_of(pixels: np.ndarray) -> tuple[Tensor, ...]:
+        inputs = torch.from_numpy(pixels[0, ::-1].copy())  # blue first, as the preprocessor wants
+        with torch.no_grad():
+            return model.backbone(model.data_preprocessor(dict(inputs=[inputs]))['inputs'])
+
     differences = Differences()
     for picture in pictures:
         pixels, *_ = exported.prepare(picture)
-        start = time.perf_counter()
-        inputs = torch.from_numpy(pixels[0, ::-1].copy())  # blue first, as the preprocessor wants
-        with torch.no_grad():
-            features = model.backbone(model.data_preprocessor(dict(inputs=[inputs]))['inputs'])
-        middle = time.perf_counter()
-        found = exported.run(pixels)
-        end = time.perf_counter()
-        differences.pictures += 1
-        differences.torch_seconds.append(middle - start)
-        differences.file_seconds.append(end - middle)
+        features, found = differences.both(
+            partial(features_of, pixels), partial(exported.run, pixels)
+        )
         for feature, other in zip(features, found.values(), strict=True):
             feature = feature.numpy()
             largest = np.abs(feature - other).max() / feature.std()
