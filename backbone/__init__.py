@@ -1,7 +1,9 @@
-"""RMT for detection, segmentation and classification; importing this package registers it."""
+"""RMT and its family for detection, segmentation and classification; importing registers them."""
 
 from .classifier import ProjectionNeck
 from .manhattan import ManhattanAttention
+from .mavit import MAViT
+from .ravlt import RAVLT
 from .rmt import RMT, VARIANTS, Variant
 
-__all__ = ['RMT', 'VARIANTS', 'ManhattanAttention', 'ProjectionNeck', 'Variant']
+__all__ = ['RAVLT', 'RMT', 'VARIANTS', 'MAViT', 'ManhattanAttention', 'ProjectionNeck', 'Variant']

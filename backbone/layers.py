@@ -1,26 +1,35 @@
-"""The layers of RMT in the order the data flows: stem, retention, FFN, block, downsample, stage.
+"""The layers of all families in the order the data flows: stem, attention with its surroundings,
+FFN, block, downsample, stage.
 
 B batch, H W the stage's grid, C channels, n heads, d = C / n channels a head. Tensors are
 (B, H, W, C) inside the network; convolutions see the same memory as (B, C, H, W) in channels-last
 format, so that no layout change copies.
-Module names are those of the released files (see :mod:`backbone.weights.layout`). What is quicker
-on a CPU stands in :mod:`backbone.kernels.layers`.
+Module names are those of RMT's released files (see :mod:`backbone.weights.layout`); what the names
+of the others' are here says :mod:`backbone.ravlt`. What is quicker on a CPU stands in
+:mod:`backbone.kernels.layers`.
 """
 
 from collections.abc import Callable
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import StageAttention
 from .kernels.compiled import even_sides
 
 NORMS = {'BN': nn.BatchNorm2d, 'SyncBN': nn.SyncBatchNorm}
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """The attention of a stage: q k v (B, H, W, n, d) -> (B, H, W, n, d)."""
+
+
+class GridAttention(Protocol):
+    """The attention of one stage, which all its blocks share. Has no weights."""
+
+    def prepare(self, x: Tensor) -> Attend:
+        """That for the grid, device and dtype of x (B, H, W, C)."""
 
 
 def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
@@ -45,24 +54,24 @@ def init_linear(module: nn.Module) -> None:
 
 
 class PatchEmbed(nn.Module):
-    """Stem: four 3x3 convolutions to stride 4, (B, 3, H, W) -> (B, ceil(H/4), ceil(W/4), C)."""
+    """Stem: four 3x3 convolutions to stride 4, (B, 3, H, W) -> (B, ceil(H/4), ceil(W/4), C).
 
-    def __init__(self, channels: int, norm_cfg: dict) -> None:
+    Args:
+        strides: of the convolutions; two are 2. The width is C / 2 up to the second of those, which
+            makes it C.
+    """
+
+    def __init__(
+        self, channels: int, norm_cfg: dict, strides: tuple[int, ...] = (2, 1, 2, 1)
+    ) -> None:
         super().__init__()
-        half = channels // 2
-        self.proj = nn.Sequential(
-            nn.Conv2d(3, half, 3, stride=2, padding=1),
-            build_norm(norm_cfg, half),
-            nn.GELU(),
-            nn.Conv2d(half, half, 3, padding=1),
-            build_norm(norm_cfg, half),
-            nn.GELU(),
-            nn.Conv2d(half, channels, 3, stride=2, padding=1),
-            build_norm(norm_cfg, channels),
-            nn.GELU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            build_norm(norm_cfg, channels),
-        )
+        layers, width = [], 3
+        for i, stride in enumerate(strides):
+            out = channels if strides[: i + 1].count(2) == 2 else channels // 2
+            layers += [nn.Conv2d(width, out, 3, stride, padding=1), build_norm(norm_cfg, out)]
+            layers.append(nn.GELU())
+            width = out
+        self.proj = nn.Sequential(*layers[:-1])  # no activation at the end
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
@@ -100,11 +109,45 @@ class Retention(nn.Module):
         self.lepe = DepthwiseConv(channels, 5)
         self.out_proj = nn.Linear(channels, channels)
 
+    @property
+    def last(self) -> nn.Module:
+        """The layer that gives the result."""
+        return self.out_proj
+
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         v = self.v_proj(x)
         out = attend(*(self.split(t) for t in (self.q_proj(x), self.k_proj(x), v)))
         return self.out_proj(out.flatten(-2) + self.lepe(v))
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, n, d)."""
+        return x.unflatten(-1, (self.heads, -1))
+
+
+class GatedAttention(nn.Module):
+    """Attention with a local enhancement and a gate: ``proj((attention(q, k, v) + DW5x5(v)) * o)``.
+
+    Of RAVLT and MAViT. The gate ``o`` is linear, as q, k and v are.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkvo = nn.Linear(channels, 4 * channels)
+        self.lepe = DepthwiseConv(channels, 5)
+        self.proj = nn.Linear(channels, channels)
+
+    @property
+    def last(self) -> nn.Module:
+        """The layer that gives the result."""
+        return self.proj
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        q, k, v, o = self.qkvo(x).chunk(4, dim=-1)
+        out = attend(*(self.split(t) for t in (q, k, v)))
+        return self.proj((out.flatten(-2) + self.lepe(v)) * o)
 
     def split(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, n, d)."""
@@ -153,7 +196,18 @@ def times(scale: Tensor | None, x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """``x += DW3x3(x); x += gamma_1 * Ret(LN(x)); x += gamma_2 * FFN(LN(x))`` (section 3)."""
+    """``x += DW3x3(x); x += gamma_1 * Ret(LN(x)); x += gamma_2 * FFN(LN(x))`` (section 3).
+
+    Ret is the retention, or what another family has in its place.
+    """
+
+    mixer: ClassVar[type[nn.Module]] = Retention
+    names: ClassVar[tuple[str, str, str]] = (
+        'retention_layer_norm',
+        'retention',
+        'final_layer_norm',
+    )
+    """Of the first norm, the mixer and the second norm."""
 
     def __init__(
         self,
@@ -164,24 +218,36 @@ class Block(nn.Module):
         layer_scale: float | None,
     ) -> None:
         super().__init__()
+        norm, mixer, ffn_norm = self.names
         self.pos = DepthwiseConv(channels, 3)
-        self.retention_layer_norm = nn.LayerNorm(channels, eps=1e-6)
-        self.retention = Retention(channels, heads)
-        self.final_layer_norm = nn.LayerNorm(channels, eps=1e-6)
+        self.add_module(norm, nn.LayerNorm(channels, eps=1e-6))
+        self.add_module(mixer, self.mixer(channels, heads))
+        self.add_module(ffn_norm, nn.LayerNorm(channels, eps=1e-6))
         self.ffn = FFN(channels, int(channels * ffn_ratio))
         self.drop_path = DropPath(drop_path)
         self.gamma_1 = self.gamma_2 = None
         if layer_scale is not None:
-            self.gamma_1 = nn.Parameter(torch.full((1, 1, 1, channels), layer_scale))
-            self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, channels), layer_scale))
+            self.gamma_1 = nn.Parameter(torch.full((1, 1, 1, channels), float(layer_scale)))
+            self.gamma_2 = nn.Parameter(torch.full((1, 1, 1, channels), float(layer_scale)))
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
+        norm, mixer, ffn_norm = self.parts()
         x = x + self.pos(x)
-        retained = self.retention(self.retention_layer_norm(x), attend)
-        x = x + self.drop_path(times(self.gamma_1, retained))
-        x = x + self.drop_path(times(self.gamma_2, self.ffn(self.final_layer_norm(x))))
+        x = x + self.drop_path(times(self.gamma_1, mixer(norm(x), attend)))
+        x = x + self.drop_path(times(self.gamma_2, self.ffn(ffn_norm(x))))
         return x
+
+    def parts(self) -> list[nn.Module]:
+        """First norm, mixer, second norm."""
+        return [getattr(self, name) for name in self.names]
+
+
+class GatedBlock(Block):
+    """The block of RAVLT and MAViT: :class:`GatedAttention` in the place of the retention."""
+
+    mixer = GatedAttention
+    names = ('norm1', 'attn', 'norm2')
 
 
 class Downsample(nn.Module):
@@ -203,7 +269,7 @@ class Stage(nn.Module):
     def __init__(
         self,
         blocks: list[Block],
-        attention: StageAttention,
+        attention: GridAttention,
         downsample: Downsample | None,
         with_cp: bool,
     ) -> None:

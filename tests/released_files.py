@@ -24,6 +24,15 @@ MINI = dict(
     layer_scale=(None, None, 0.5, 0.5),
 )
 
+MINI_RAVLT = dict(
+    channels=(16, 24, 32, 48),
+    depths=(1, 1, 2, 1),
+    heads=(1, 2, 2, 4),
+    ffn_ratio=(3.5, 3.5, 3.5, 3.5),
+    layer_scale=(0.5, 0.5, 0.5, 0.5),
+)
+"""The same of RAVLT and MAViT."""
+
 
 def numbered(model: nn.Module, start: float = 1.0) -> dict[str, Tensor]:
     """A state dict whose tensors all differ: each is full of its own number. Quick to make."""

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / 'backbone'
-ORDER = ['engine', 'weights', 'rmt', 'kernels.layers', 'layers', 'attention', 'kernels']
+ORDER = ['engine', 'weights', 'rmt', 'network', 'kernels.layers', 'layers', 'attention', 'kernels']
 """From left to right; the longest name that fits counts. ``kernels`` are build and convolution, and
 a module beside ``rmt`` is another family of backbones."""
 NO_FAMILY = ('__init__', 'runner')  # the package itself, and the old name of the engine

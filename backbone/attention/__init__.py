@@ -212,19 +212,27 @@ def grid_tables(
 ) -> Tables:
     """An implementation's tables for an H x W grid, made anew or kept from an earlier call.
 
-    Under a compiler or a tracer, and for tensors without storage, they are always made anew: they
-    belong to the graph. They never require a gradient and serve training also when inference made
-    them.
+    See :func:`kept_tables`.
     """
 
     def make() -> Tables:
         rates = decay_rates(heads, span, device)
         return IMPLEMENTATIONS[name].tables(head_dim, rates, H, W, axial, dtype)
 
+    return kept_tables(make, device, name, head_dim, heads, span, H, W, axial, dtype)
+
+
+def kept_tables(make: Callable[[], Tables], device: torch.device, *key: object) -> Tables:
+    """What ``make`` gives, made anew or kept from an earlier call with the same device and key.
+
+    Under a compiler or a tracer, and for tensors without storage, they are always made anew: they
+    belong to the graph. They never require a gradient and serve training also when inference made
+    them.
+    """
     recorded = torch.compiler.is_compiling() or build.escaped()
     if recorded or not holds_numbers(device):
         return make()
-    key = (name, head_dim, heads, span, H, W, axial, device, dtype)
+    key = device, *key
     with _cache_lock:
         if key in _cache:
             _cache.move_to_end(key)

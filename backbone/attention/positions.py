@@ -40,6 +40,21 @@ def cos_sin(
     return angle.cos(), angle.sin()
 
 
+def row_column_cos_sin(
+    head_dim: int, H: int, W: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """The same where the first half of the pairs turns by the row, the other by the column.
+
+    Each half has the angles of a head of half the width.
+    """
+    h, w = (torch.arange(size, dtype=torch.float32, device=device) for size in (H, W))
+    step = rotary_angles(head_dim // 2, device)  # (d / 4,)
+    rows = (h[:, None, None, None] * step).expand(H, W, 1, -1)
+    columns = (w[:, None, None] * step).expand(H, W, 1, -1)
+    angle = torch.cat((rows, columns), dim=-1)
+    return angle.cos(), angle.sin()
+
+
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn adjacent channel pairs of (B, H, W, n, d): (a, b) -> (a cos - b sin, b cos + a sin)."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -111,6 +111,18 @@ class Retention(plain.Retention):
         return self.out_proj(sum_of(self.lepe(v), out.flatten(-2)))
 
 
+class GatedAttention(plain.GatedAttention):
+    """Adds the local enhancement and multiplies with the gate in place."""
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        if not applies(x, self.qkvo, self.lepe, self.lepe.conv):
+            return super().forward(x, attend)
+        q, k, v, o = self.qkvo(x).chunk(4, dim=-1)
+        out = attend(*(self.split(t) for t in (q, k, v)))
+        out = sum_of(self.lepe(v), out.flatten(-2))
+        return self.proj(out * o if torch.is_grad_enabled() else out.mul_(o))
+
+
 class FFN(plain.FFN):
     """GELU, convolution and sum in one pass.
 
@@ -141,12 +153,13 @@ class Block(plain.Block):
     """The first sum in the convolution's pass, the others in one with their scales or in place."""
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        own = self.pos, self.pos.conv, self.retention, self.retention.out_proj
-        if not applies(x, *own, self.ffn, self.ffn.fc2, self.drop_path):
+        norm, mixer, ffn_norm = self.parts()
+        own = self.pos, self.pos.conv, mixer, mixer.last, self.ffn, self.ffn.fc2, self.drop_path
+        if not applies(x, *own):
             return super().forward(x, attend)
         x = depthwise(x, self.pos.conv, residual=True)
-        x = self.add(x, self.retention(self.retention_layer_norm(x), attend), self.gamma_1)
-        return self.add(x, self.ffn(self.final_layer_norm(x)), self.gamma_2)
+        x = self.add(x, mixer(norm(x), attend), self.gamma_1)
+        return self.add(x, self.ffn(ffn_norm(x)), self.gamma_2)
 
     def add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
         """``x + drop_path(gamma * branch)``; may reuse the memory of ``branch``."""
@@ -156,13 +169,19 @@ class Block(plain.Block):
         return sum_of(branch, x) if scale is None else torch.addcmul(x, branch, scale)
 
 
+class GatedBlock(Block, plain.GatedBlock):
+    """The same of another block."""
+
+
 FAST = {
     plain.PatchEmbed: PatchEmbed,
     plain.Downsample: Downsample,
     plain.DepthwiseConv: DepthwiseConv,
     plain.Retention: Retention,
+    plain.GatedAttention: GatedAttention,
     plain.FFN: FFN,
     plain.Block: Block,
+    plain.GatedBlock: GatedBlock,
 }
 KNOWN = {
     kind.forward

@@ -6,11 +6,14 @@ stands in :data:`FAMILIES`; what a state dict is, is told by its names and shape
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ..attention.positions import decay_rates, rotary_angles
+from ..mavit import MAViT
+from ..network import Size
+from ..ravlt import RAVLT
 from ..rmt import DERIVED, VARIANTS, Variant
 
 PREFIX = 'backbone.'  # before a backbone's names in the files of detectors and segmentors
@@ -30,7 +33,7 @@ class Family:
         mark: part of a name that only this family has.
         block: start of a block's names, with the stage and the block as groups.
         hidden: a weight of shape (hidden width of the feed-forward network, channels).
-        heads: a table of shape (heads,), which not every file has.
+        heads: a table of shape (heads,), which not every file has; '' where no file has one.
         derived: tables that follow from the size: in released files, never in a model here.
         output_norms: what ImageNet files lack.
         optional: what any file may lack.
@@ -38,8 +41,8 @@ class Family:
     """
 
     name: str
-    sizes: Mapping[str, Variant]
-    tables: Callable[[Variant], dict[str, Tensor]]
+    sizes: Mapping[str, Size]
+    tables: Callable[[Size], dict[str, Tensor]]
     mark: str
     block: str
     hidden: str
@@ -88,7 +91,32 @@ RMT_FILES = Family(
     optional=_COUNTERS,
     tops=('proj.', 'norm.', 'head.', 'aux_head.'),
 )
-FAMILIES = (RMT_FILES,)
+
+
+def rotary_tables(size: Size) -> dict[str, Tensor]:
+    """RAVLT's and MAViT's ``layers.i.RoPE.angle`` (d / 2,) as the released code has them."""
+    return {
+        # rows and columns turn by the same angles, and both channels of a pair carry the pair's
+        f'layers.{i}.RoPE.angle': rotary_angles(channels // heads // 2).repeat_interleave(2)
+        for i, (channels, heads) in enumerate(zip(size.channels, size.heads, strict=True))
+    }
+
+
+RAVLT_FILES = Family(
+    name='RAVLT',
+    sizes=RAVLT.sizes,
+    tables=rotary_tables,
+    mark='.attn.qkvo.',
+    block=r'layers\.([0-3])\.blocks\.(\d{1,3})\.',
+    hidden='layers.{}.blocks.0.ffn.fc1.weight',
+    heads='',
+    derived=RAVLT.derived,
+    output_norms=r'extra_norms\.[0-3]\.(weight|bias)',
+    optional=_COUNTERS,
+    tops=('proj.', 'norm.', 'head.'),
+)
+MAVIT_FILES = replace(RAVLT_FILES, name='MAViT', sizes=MAViT.sizes)
+FAMILIES = (RMT_FILES, RAVLT_FILES, MAVIT_FILES)
 
 _NONE = r'(?!)'  # matches nothing
 UNKNOWN = Family('', {}, lambda _: {}, '', _NONE, '', '', _NONE, _NONE, _COUNTERS, ())
@@ -153,7 +181,7 @@ class Description:
     num_classes: int | None
 
     @property
-    def variant(self) -> Variant | None:
+    def variant(self) -> Size | None:
         return self.family.sizes.get(self.arch)
 
     @property

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 from mmengine.model import revert_sync_batchnorm
-from released_files import MINI
+from released_files import MINI, MINI_RAVLT
 from test_convolution import assert_same_gradients, fast
 from torch import nn
 
-from backbone import RMT, layers
+from backbone import RAVLT, RMT, layers
 from backbone.attention import StageAttention
 from backbone.kernels import layers as fast_layers
 
@@ -133,13 +133,17 @@ def test_block_leaves_its_input_as_it_is(training):
 
 
 def test_every_layer_has_its_fast_form_unless_the_formula_is_asked_for():
-    plain = {type(m).__module__ for m in RMT(MINI, attention='naive').modules()}
+    def of_families(attention):
+        models = RMT(MINI, attention=attention), RAVLT(MINI_RAVLT, attention=attention)
+        return [module for model in models for module in model.modules()]
+
+    plain = {type(m).__module__ for m in of_families('naive')}
     assert 'backbone.layers' in plain
     assert 'backbone.kernels.layers' not in plain
-    model = RMT(MINI, attention='fused')
+    modules = of_families('fused')
     for kind, form in fast_layers.FAST.items():
-        assert not [m for m in model.modules() if type(m) is kind]
-        assert [m for m in model.modules() if type(m) is form]
+        assert not [m for m in modules if type(m) is kind]
+        assert [m for m in modules if type(m) is form]
 
 
 def test_layers_keep_the_names_of_their_weights():
