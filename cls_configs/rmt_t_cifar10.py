@@ -18,7 +18,7 @@ warm_up = 10
 
 model = dict(
     data_preprocessor=_base_.data_preprocessor,
-    backbone=_base_.rmt,
+    backbone=_base_.backbone,
     neck=dict(in_channels=_base_.channels[-1]),
     head=dict(num_classes=10),
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),

@@ -22,7 +22,7 @@ warm_up = 5
 
 model = dict(
     data_preprocessor=dict(_base_.data_preprocessor, num_classes=num_classes),
-    backbone=_base_.rmt,
+    backbone=_base_.backbone,
     neck=dict(in_channels=_base_.channels[-1]),
     head=dict(num_classes=num_classes),
 )

@@ -2,4 +2,4 @@
 
 _base_ = ['./_base_/mask_rcnn_1x.py', '../backbone/_base_/rmt_l.py']
 
-model = dict(backbone=_base_.rmt, neck=dict(in_channels=_base_.channels))
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

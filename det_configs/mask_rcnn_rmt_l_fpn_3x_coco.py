@@ -2,5 +2,5 @@
 
 _base_ = ['./_base_/mask_rcnn_3x.py', '../backbone/_base_/rmt_l.py']
 
-model = dict(backbone=_base_.rmt, neck=dict(in_channels=_base_.channels))
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))
 train_dataloader = dict(batch_size=1)  # as released: 1 image a GPU

@@ -2,4 +2,4 @@
 
 _base_ = ['./_base_/retinanet_1x.py', '../backbone/_base_/rmt_b.py']
 
-model = dict(backbone=_base_.rmt, neck=dict(in_channels=_base_.channels[1:]))
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels[1:]))

@@ -3,7 +3,7 @@
 _base_ = ['./_base_/upernet_160k.py', '../backbone/_base_/rmt_b.py']
 
 model = dict(
-    backbone=_base_.rmt,
+    backbone=_base_.backbone,
     decode_head=dict(in_channels=_base_.channels),
     auxiliary_head=dict(in_channels=_base_.channels[2]),
 )

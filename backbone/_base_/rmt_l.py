@@ -1,8 +1,9 @@
-"""RMT-L: `rmt` goes into `model.backbone`, `channels` tells necks and heads its widths."""
+"""RMT-L: `backbone` goes into `model.backbone`, `channels` tells necks and heads its widths."""
 
 _base_ = './runtime.py'
 
 from importlib import import_module  # noqa: E402  (an import above `_base_` makes another kind of config)
 
-rmt = dict(type='RMT', arch='large', norm_cfg=dict(type='SyncBN'))
+backbone = dict(type='RMT', arch='large', norm_cfg=dict(type='SyncBN'))
+rmt = backbone  # its name in own configs from before there were families
 channels = list(import_module('backbone.rmt').VARIANTS['large'].channels)

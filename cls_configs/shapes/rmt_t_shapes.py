@@ -20,7 +20,7 @@ model = dict(
         to_rgb=True,
     ),
     # Some hundred iterations: regularising costs more than it gives.
-    backbone=dict(_base_.rmt, norm_cfg=norm_cfg, drop_path_rate=0.0),
+    backbone=dict(_base_.backbone, norm_cfg=norm_cfg, drop_path_rate=0.0),
     neck=dict(in_channels=_base_.channels[-1], norm_cfg=norm_cfg),
     head=dict(num_classes=num_classes),
 )

@@ -13,7 +13,7 @@ image_scale = (192, 192)  # the longer side
 
 model = dict(
     # Some hundred iterations: regularising costs more than it gives. No GPU: no SyncBN.
-    backbone=dict(_base_.rmt, norm_cfg=dict(type='BN'), drop_path_rate=0.0),
+    backbone=dict(_base_.backbone, norm_cfg=dict(type='BN'), drop_path_rate=0.0),
     neck=dict(in_channels=_base_.channels),
     roi_head=dict(bbox_head=dict(num_classes=num_classes), mask_head=dict(num_classes=num_classes)),
 )

@@ -12,7 +12,7 @@ norm_cfg = dict(type='BN', requires_grad=True)  # no GPU: no SyncBN
 model = dict(
     data_preprocessor=dict(size=size),
     # Some hundred iterations: regularising costs more than it gives.
-    backbone=dict(_base_.rmt, norm_cfg=norm_cfg, drop_path_rate=0.0),
+    backbone=dict(_base_.backbone, norm_cfg=norm_cfg, drop_path_rate=0.0),
     neck=dict(in_channels=_base_.channels),
     decode_head=dict(num_classes=len(classes), norm_cfg=norm_cfg),
 )

@@ -77,4 +77,4 @@ def backbone(case: Case, chosen: Recipe) -> str:
     for key, name in (('drop_path', 'drop_path_rate'), ('frozen', 'frozen_stages')):
         if chosen[key].value is not None:
             lines += [f'        # {chosen[key].why}', f'        {name}={chosen[key].value},']
-    return '\n'.join(['    backbone=dict(', '        _base_.rmt,', *lines, '    ),'])
+    return '\n'.join(['    backbone=dict(', '        _base_.backbone,', *lines, '    ),'])
