@@ -120,7 +120,7 @@ def main() -> None:
     cfg = load_config(args)
     shape = tuple(args.shape or DEFAULT_SHAPE[cfg.default_scope])
     if min(shape) < 32:
-        raise cli.UserError(f'--shape {shape[0]} {shape[1]}: RMT takes images from 32 x 32 up')
+        raise cli.UserError(f'--shape {shape[0]} {shape[1]}: images are counted from 32 x 32 up')
     costs = count(cfg, shape)
     if args.json:
         parts = {part: asdict(cost) for part, cost in costs.items()}

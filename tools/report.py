@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Write the tables of paper against ours from docs/paper.yml and what runs left behind.
+"""Write the tables of published against ours from docs/paper.yml and what runs left behind.
 
 Takes up the evaluations below every --runs folder, counts costs where a config changed, and writes
 docs/results.json, the README.md and metafile.yml of the config folders with their plots in

@@ -95,7 +95,7 @@ def test_default_shape_is_the_papers_and_the_table_is_readable(run_tool, capsys)
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ([SEG_CONFIG, '--shape', 16, 64], '--shape 16 64: RMT takes images from 32 x 32 up'),
+        ([SEG_CONFIG, '--shape', 16, 64], '--shape 16 64: images are counted from 32 x 32 up'),
         (['det_configs/nothing.py'], 'det_configs/nothing.py: no such config file'),
         ([SEG_CONFIG, '--cfg-options', 'modle.x=1'], 'did you mean model?'),
     ],

@@ -121,7 +121,7 @@ def box_ap() -> dict[str, float]:
     ours = {
         f'rmt-{row.variant.lower()}': row.paper['bbox_mAP']
         for row in rows
-        if row.table.name == 'mask_rcnn_1x'
+        if row.table.name == 'mask_rcnn_1x' and row.family.name == 'RMT'
     }
     rivals = {name: peers['mask_rcnn_1x'][m][size][2] for name, (m, size) in PEERS.items()}
     return ours | rivals | paper.read_zoo()['mask_rcnn_1x']

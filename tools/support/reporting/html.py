@@ -1,4 +1,4 @@
-"""Paper against ours as one HTML page: all metrics, and plots with the peers in grey."""
+"""Published against ours as one HTML page: all metrics, and plots with the peers in grey."""
 
 from html import escape
 from itertools import groupby
@@ -20,16 +20,16 @@ figure{margin:0;background:#fff;border-radius:6px}svg{width:100%;height:auto}
 """
 
 INTRO = """\
-<p>Params in millions and FLOPs in billions of multiply-adds, <i>paper</i> and <i>counted here</i>.
-<b>FLOPs</b> count convolutions and linear layers, as the paper does; <b>all</b> adds the products
-inside the attention. Metrics in percent: the paper's, below it ours, with the difference where both
-stand for the whole validation set.</p>
+<p>Params in millions and FLOPs in billions of multiply-adds, <i>published</i> and <i>counted
+here</i>. <b>FLOPs</b> count convolutions and linear layers, as those who published them do;
+<b>all</b> adds the products inside the attention. Metrics in percent: published, below it ours,
+with the difference where both stand for the whole validation set.</p>
 """
 
 
 def html_page(rows: list[Row], results: dict[str, dict], peers: dict) -> str:
     """The whole page; needs no other file."""
-    title = 'RMT: paper against ours'
+    title = f'{", ".join(dict.fromkeys(r.family.name for r in rows))}: published against ours'
     parts = [
         '<!doctype html><html lang="en"><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width">',
@@ -51,7 +51,7 @@ def html_table(rows: list[Row], results: dict[str, dict]) -> str:
     for row in rows:
         result = results[row.name]
         run = result['run']
-        note = run_note(run)
+        note = '; '.join(filter(None, (row.note, run_note(run))))
         line = [
             f'{row.name}<br><small>config {result["hash"]}</small>',
             f'{row.shape[0]}×{row.shape[1]}',

@@ -1,4 +1,4 @@
-"""Paper against ours as a README of a config folder."""
+"""Published against ours as a README of a config folder."""
 
 import re
 from itertools import groupby
@@ -23,16 +23,17 @@ INTRO = """\
 
 # {title}
 
-Paper against ours, row by row. **Params** in M and **FLOPs** in G multiply-adds at the stated \
-input stand as *paper / counted here* (`tools/get_flops.py`): FLOPs of convolutions and linear \
-layers, as the paper counts; **all** adds the attention's products ([why](../docs/costs.md)). \
-Metrics in percent: *paper*, then *ours* with the difference where there is a run.
+Published against ours, row by row. **Params** in M and **FLOPs** in G multiply-adds at the stated \
+input stand as *published / counted here* (`tools/get_flops.py`): FLOPs of convolutions and linear \
+layers, as those who published them count; **all** adds the attention's products \
+([why](../docs/costs.md)). Metrics in percent: *published*, then *ours* with the difference where \
+there is a run. {sources}
 
-Status: **paper**, the paper's number alone; **reproduced**, the whole validation set evaluated \
-here, at most {tolerance} below the paper; **measured on a subset**, fewer images or other test \
-settings, so not comparable with the paper; **not run**, neither. How to run each row, and what to \
-expect: [docs/reproduction.md](../docs/reproduction.md). All metrics as one page: \
-`python tools/report.py` writes `work_dirs/report.html`.
+Status: **published**, that number alone; **reproduced**, the whole validation set evaluated \
+here, at most {tolerance} below it; **measured on a subset**, fewer images or other test settings, \
+so not comparable with it; **not run**, neither. How to run each row, and what to expect: \
+[docs/reproduction.md](../docs/reproduction.md). All metrics as one page: `python tools/report.py` \
+writes `work_dirs/report.html`.
 """
 TITLES = {
     'cls_configs': 'Classification on ImageNet',
@@ -43,16 +44,20 @@ TITLES = {
 
 def markdown_page(rows: list[Row], results: dict[str, dict]) -> str:
     """The README of a folder with these rows."""
-    parts = [INTRO.format(title=TITLES[rows[0].table.folder], tolerance=TOLERANCE)]
+    title = TITLES[rows[0].table.folder]
+    parts = [INTRO.format(title=title, tolerance=TOLERANCE, sources=sources(rows))]
     for table, group in groupby(rows, key=lambda row: row.table):
         metrics = [name for name in table.metrics if name in SHORT]
         head = ['config', 'input', 'params', 'FLOPs', 'all']
         for name in metrics:
             head += [SHORT[name], 'ours']
+        group = list(group)
         lines = [row_cells(row, results[row.name], metrics) for row in group]
         parts.append(
             f'\n## {table.title} ({table.schedule})\n\n' + text_table([*head, 'status'], lines)
         )
+        if notes := [f'- `{row.name}`: {row.note}\n' for row in group if row.note]:
+            parts += ['\n', *notes]
         if table.name in PLOTS:
             parts.append(f'\n![{plots_text(table)}](../docs/img/{png_name(table.name)})\n')
     notes = [
@@ -61,6 +66,16 @@ def markdown_page(rows: list[Row], results: dict[str, dict]) -> str:
     if notes:
         parts.append('\n## Runs\n\n' + '\n'.join(notes) + '\n')
     return ''.join(parts)
+
+
+def sources(rows: list[Row]) -> str:
+    """Where the numbers of each family come from, as sentences."""
+    published = {row.family for row in rows if row.paper}
+    sentences = []
+    for family in dict.fromkeys(row.family for row in rows):
+        origin = f'from {family.source}' if family in published else 'no published result'
+        sentences.append(f'[{family.name}]({family.url}): {origin}.')
+    return ' '.join(sentences)
 
 
 def plots_text(table: Table) -> str:
@@ -109,13 +124,13 @@ def text_table(head: list[str], rows: list[list[str]]) -> str:
 
 def with_variants(readme: str, rows: list[Row], results: dict[str, dict]) -> str:
     """The project's README with its table of variants, between two comments, made anew."""
-    by_family = {(row.table.name, row.variant): row for row in rows}
+    of_rmt = {(r.table.name, r.variant): r for r in rows if r.family.name == 'RMT'}
     lines = []
     for arch, variant in VARIANTS.items():
         if not variant.released_name:  # the paper has no such size
             continue
-        detector = by_family['mask_rcnn_1x', variant.letter]
-        segmentor = by_family['upernet_160k', variant.letter]
+        detector = of_rmt['mask_rcnn_1x', variant.letter]
+        segmentor = of_rmt['upernet_160k', variant.letter]
         cost = results[detector.name]
         box, mask = (number(detector.paper[name]) for name in ('bbox_mAP', 'segm_mAP'))
         gigas = (f'{cost[key] / 1e9:.0f}' for key in ('flops_paper', 'flops_total'))

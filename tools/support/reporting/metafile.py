@@ -13,18 +13,18 @@ TASKS = {'bbox': ('Object Detection', 'box AP'), 'segm': ('Instance Segmentation
 
 
 def metafile(rows: list[Row], results: dict[str, dict]) -> str:
-    """The models of one folder, a collection for each family of configs."""
+    """The models of one folder, a collection for each recipe with each family of backbones."""
     content: dict[str, list] = {'Collections': [], 'Models': []}
-    for table, group in groupby(rows, key=lambda row: row.table):
-        collection = f'RMT {table.title}'
+    for (table, family), group in groupby(rows, key=lambda row: (row.table, row.family)):
+        collection = f'{family.name} {table.title}'
         content['Collections'].append(
             {
                 'Name': collection,
-                'Metadata': {'Training Data': table.dataset, 'Architecture': ['RMT', table.title]},
-                'Paper': {
-                    'URL': 'https://arxiv.org/abs/2309.11523',
-                    'Title': 'RMT: Retentive Networks Meet Vision Transformers',
+                'Metadata': {
+                    'Training Data': table.dataset,
+                    'Architecture': [family.name, table.title],
                 },
+                'Paper': {'URL': family.url, 'Title': family.title},
                 'README': f'{table.folder}/README.md',
             }
         )
@@ -47,7 +47,7 @@ def model(row: Row, collection: str, result: dict[str, Any]) -> dict[str, Any]:
     reproduced = status(row, result['run']) == 'reproduced'
     metrics = result['run']['metrics'] if reproduced else row.paper
     if metrics:
-        entry['Metadata']['Results from'] = 'this project' if reproduced else 'the paper'
+        entry['Metadata']['Results from'] = 'this project' if reproduced else row.family.source
         entry['Results'] = [
             {'Task': task, 'Dataset': row.table.dataset, 'Metrics': {label: metrics[name]}}
             for name, (task, label) in _tasks(row).items()

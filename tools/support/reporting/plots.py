@@ -1,6 +1,7 @@
-"""The paper's first metric against what a model costs, with the peers in grey."""
+"""The first published metric against what a model costs, with the peers in grey."""
 
 import io
+from itertools import groupby
 from typing import Any
 
 import matplotlib as mpl
@@ -12,6 +13,9 @@ PLOTS = {'mask_rcnn_1x': 'box AP', 'upernet_160k': 'mIoU'}
 """Tables that have peers, and what the first metric is called."""
 
 AXES = ('flops', 'params')
+
+COLOURS = {'RMT': '#c2410c', 'RAVLT': '#1d4ed8', 'MAViT': '#0f766e'}
+"""By family, in the order of docs/paper.yml."""
 
 
 def png_name(table: str) -> str:
@@ -54,8 +58,7 @@ def _save(
 def _plot(
     axes: Any, rows: list[Row], results: dict[str, dict], peers: dict, axis: str, metric: str
 ) -> None:
-    """The paper's first metric against FLOPs or parameters."""
-    headline = rows[0].table.metrics[0]
+    """The first published metric against FLOPs or parameters, a curve a family."""
     column = {'params': 0, 'flops': 1}[axis]
     ends = {}
     for name, sizes in peers.items():
@@ -64,18 +67,17 @@ def _plot(
             axes.plot(*zip(*points, strict=True), 'o-', color='0.72', ms=3, lw=1, zorder=1)
             ends[name] = points[-1]
     _name_peers(axes, ends)
-    values = [row.paper[headline] for row in rows]
-    measured = {
-        key: [results[row.name][key] for row in rows]
-        for key in ('params', 'flops_paper', 'flops_total')
-    }
+    for _, group in groupby(rows, key=lambda row: row.family):
+        family = list(group)
+        if axis == 'params':
+            _curve(axes, family, results, 'params', 1e6, '-')
+        else:
+            _curve(axes, family, results, 'flops_paper', 1e9, '-')
+            _curve(axes, family, results, 'flops_total', 1e9, '--')
     if axis == 'params':
-        _curve(axes, [n / 1e6 for n in measured['params']], values, rows, 'RMT', '-')
         axes.set_xlabel('parameters (M)')
     else:
-        _curve(axes, [n / 1e9 for n in measured['flops_paper']], values, rows, 'RMT', '-')
-        label = 'RMT, attention products counted too'
-        _curve(axes, [n / 1e9 for n in measured['flops_total']], values, rows, label, '--')
+        axes.plot([], [], 'o--', color='0.3', ms=4, lw=1.5, label='attention products counted too')
         axes.set_xlabel('multiply-adds (G); peers as they count')
     axes.set_ylabel(f'{metric}, as published (%)')
     axes.set_title(rows[0].table.title, loc='left', fontsize=10)
@@ -99,8 +101,20 @@ def _name_peers(axes: Any, ends: dict[str, tuple[float, float]]) -> None:
     axes.set_ylim(low, high)
 
 
-def _curve(axes: Any, x: list[float], y: list[float], rows: list[Row], label: str, style: str):
-    axes.plot(x, y, f'o{style}', color='#c2410c', ms=5, lw=1.8, zorder=3, label=label)
-    for row, place in zip(rows, zip(x, y, strict=True), strict=True):
-        if style == '-':
-            axes.annotate(row.variant, place, (-11, 4), textcoords='offset points', weight='bold')
+def _curve(
+    axes: Any, rows: list[Row], results: dict[str, dict], key: str, unit: float, style: str
+) -> None:
+    """One family; the solid curve has its name and the sizes' letters."""
+    family = rows[0].family.name
+    places = [(results[row.name][key] / unit, row.paper[row.table.metrics[0]]) for row in rows]
+    label = family if style == '-' else None
+    axes.plot(
+        *zip(*places, strict=True), f'o{style}',
+        color=COLOURS[family], ms=5, lw=1.8, zorder=3, label=label,
+    )  # fmt: skip
+    if style == '-':
+        for row, place in zip(rows, places, strict=True):
+            axes.annotate(
+                row.variant, place, (-11, 4), textcoords='offset points', weight='bold',
+                color=COLOURS[family],
+            )  # fmt: skip

@@ -30,7 +30,7 @@ def section(rows: list[Row], results: dict[str, dict[str, Any]]) -> str:
         lines.append(
             [
                 f'`{row.name}`',
-                ' / '.join(expected) or 'not published',
+                ' / '.join(expected) or 'no published result',
                 f'{gigabytes:.1f} GB',
             ]
         )
@@ -48,7 +48,7 @@ def row_commands(row: Row) -> list[str]:
     epoch = re.match(r'(\d+) epochs', row.table.schedule)
     work = f'work_dirs/{row.name}'
     last = f'{work}/epoch_{epoch[1]}.pth' if epoch else f'{work}/best_mIoU_iter_*.pth'
-    weights = f' pretrained=$WEIGHTS/RMT-{row.variant}.pth'
+    weights = f' pretrained=$WEIGHTS/{row.model}.pth'
     if row.table.folder == 'cls_configs':  # where such weights come from
         last, weights = f'{work}/best_accuracy_top1_epoch_*.pth', ''
     return [

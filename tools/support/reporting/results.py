@@ -24,7 +24,7 @@ VAL_IMAGES = {'COCO': 5000, 'ADE20K': 2000, 'ImageNet-1k': 50000}
 """Images of the validation sets."""
 
 TOLERANCE = 0.3
-"""How far below the paper's headline metric a run may stay and still reproduce it, in percent."""
+"""How far below the published headline metric a run may stay and still reproduce it, in percent."""
 
 # what an evaluation depends on, and the keys inside that change no result
 _EVALUATION = ('model', 'test_dataloader', 'test_evaluator')
@@ -130,13 +130,13 @@ def is_whole(run: dict[str, Any], row: Row) -> bool:
 
 
 def status(row: Row, run: dict[str, Any] | None) -> str:
-    """'paper', 'reproduced', 'measured on a subset' or 'not run'."""
+    """'published', 'reproduced', 'measured on a subset' or 'not run'."""
     if run and not is_whole(run, row):
         return 'measured on a subset'
     headline = row.table.metrics[0]
     if run and run['metrics'][headline] >= row.paper.get(headline, 0) - TOLERANCE:
         return 'reproduced'
-    return 'paper' if row.paper else 'not run'
+    return 'published' if row.paper else 'not run'
 
 
 def read_results() -> dict[str, dict[str, Any]]:
