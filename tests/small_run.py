@@ -43,7 +43,7 @@ class Trunk(nn.Module):
 class SmallModel(BaseModel):
     def __init__(
         self, width: int = 2, neck: dict | None = None, decode_head: dict | None = None,
-        auxiliary_head: dict | None = None,
+        auxiliary_head: dict | None = None, panoptic_head: dict | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.backbone = Trunk()

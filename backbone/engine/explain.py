@@ -166,7 +166,7 @@ def check_channels(model: Any, cfg: Any) -> None:
         return
     for place, part in _readers(section):
         wanted, index = part.get('in_channels'), part.get('in_index')
-        if place == 'neck':
+        if place in ('neck', 'panoptic_head') or (index is None and isinstance(wanted, list)):
             index = range(len(given))
         if isinstance(wanted, (list, tuple)) and isinstance(index, (list, tuple, range)):
             wanted, found = list(wanted), [given[i] for i in index if i < len(given)]
@@ -182,8 +182,9 @@ def check_channels(model: Any, cfg: Any) -> None:
 
 
 def _readers(model: dict) -> Iterator[tuple[str, dict]]:
-    """The parts of a model that read the backbone's features: its first neck or mmseg's heads."""
-    for name in ('neck',) if model.get('neck') else ('decode_head', 'auxiliary_head'):
+    """The parts of a model that read the backbone's features: its first neck or its heads."""
+    heads = ('decode_head', 'auxiliary_head', 'panoptic_head')
+    for name in ('neck',) if model.get('neck') else heads:
         parts = model.get(name)
         parts = parts if isinstance(parts, (list, tuple)) else [parts]
         for part in parts[:1] if name == 'neck' else parts:

@@ -143,16 +143,24 @@ class Kind:
 
 
 _ROI = r'roi_head\.(bbox_head\.(\d\.)?fc_(cls|reg)|mask_head\.(\d\.)?conv_logits)\.'
-_RETINA = r'bbox_head\.retina_cls\.'
+_DENSE = r'bbox_head\.(retina_cls|atss_cls|rtm_cls\.\d|cls_branches\.\d+)\.'
+_DENOISING = r'dn_query_generator\.label_embedding\.'
+_MASKS = r'(panoptic|decode)_head\.cls_embed\.'
 _SEG = r'(decode|auxiliary)_head\.conv_seg\.'
+_ANY = '|'.join((_ROI, _DENSE, _DENOISING, _MASKS, _SEG))
 KINDS = {  # the first whose mark is found counts
     'classifier': Kind('classifier', 'neck.proj.', r'head\.fc\.'),
     'cascade_mask_rcnn': Kind('Cascade Mask R-CNN', 'roi_head.bbox_head.0.', _ROI),
     'mask_rcnn': Kind('Mask R-CNN', 'roi_head.mask_head.', _ROI),
-    'retinanet': Kind('RetinaNet', 'bbox_head.retina_', _RETINA),
+    'retinanet': Kind('RetinaNet', 'bbox_head.retina_', _DENSE),
+    'atss': Kind('ATSS', 'bbox_head.atss_', _DENSE),
+    'rtmdet': Kind('RTMDet', 'bbox_head.rtm_', _DENSE),
+    'dino': Kind('DINO', 'dn_query_generator.', f'{_DENSE}|{_DENOISING}'),
+    'mask2former': Kind('Mask2Former (detection)', 'panoptic_head.query_feat.', _MASKS),
+    'mask2former_seg': Kind('Mask2Former (segmentation)', 'decode_head.query_feat.', _MASKS),
     'upernet': Kind('UperNet', 'decode_head.psp_modules.', _SEG),
     'fpn': Kind('Semantic FPN', 'decode_head.scale_heads.', _SEG),
-    'other': Kind('detector or segmentor of another kind', PREFIX, f'{_ROI}|{_RETINA}|{_SEG}'),
+    'other': Kind('detector or segmentor of another kind', PREFIX, _ANY),
     'token_label': Kind('ImageNet classifier with token labelling', 'aux_head.', is_backbone=True),
     'imagenet': Kind('ImageNet classifier', 'head.', is_backbone=True),
     'backbone': Kind('backbone', 'patch_embed.', is_backbone=True),
@@ -244,7 +252,10 @@ def _num_classes(shapes: Mapping[str, tuple]) -> int | None:
         return logits - 1  # the last one is the background
     if logits := rows(r'bbox_head\.retina_cls\.weight'):
         return logits // max((rows(r'bbox_head\.retina_reg\.weight') or 36) // 4, 1)  # an anchor
-    return rows(r'decode_head\.conv_seg\.weight') or rows(r'head\.(fc\.)?weight')
+    if logits := rows(r'(panoptic|decode)_head\.cls_embed\.weight'):
+        return logits - 1  # the last one is nothing
+    one_stage = r'bbox_head\.(atss_cls|(rtm_cls|cls_branches)\.0)'
+    return rows(rf'({one_stage}|decode_head\.conv_seg|head(\.fc)?)\.weight')
 
 
 def split_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -155,6 +155,8 @@ def channels(tmp_path) -> Callable[..., None]:
         ('decode_head', dict(in_channels=24, in_index=2), '24.*36'),
         ('decode_head', dict(in_channels=[12, 48], in_index=[0, 2]), r'\[12, 48\].*\[12, 36\]'),
         ('auxiliary_head', [dict(in_channels=24, in_index=3)], '24.*48'),
+        ('decode_head', dict(in_channels=[12, 24]), r'\[12, 24\].*\[12, 24, 36, 48\]'),
+        ('panoptic_head', dict(in_channels=[12, 24]), r'\[12, 24\].*\[12, 24, 36, 48\]'),
     ],
 )
 def test_channels_that_do_not_fit_the_backbones(
@@ -175,6 +177,7 @@ def test_channels_that_do_not_fit_the_backbones(
         dict(decode_head=dict(in_channels=[12, 48], in_index=[0, -1])),
         dict(decode_head=dict(in_channels=48, in_index=-1)),
         dict(decode_head=dict(in_channels=1)),
+        dict(panoptic_head=dict(in_channels=[12, 24, 36, 48])),
     ],
 )
 def test_channels_that_fit_or_cannot_be_told(model: dict, channels: Callable[..., None]) -> None:

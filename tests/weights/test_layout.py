@@ -154,6 +154,17 @@ def described(shapes: dict, prefix: str = '', **more: tuple):
       'auxiliary_head.conv_seg.weight': (3, 1)}, 'upernet', 3, 2),
     ({'decode_head.scale_heads.0.0.conv.weight': (1,), 'decode_head.conv_seg.bias': (3,),
       'decode_head.conv_seg.weight': (3, 1)}, 'fpn', 3, 2),
+    ({'bbox_head.atss_cls.weight': (3, 1), 'bbox_head.atss_reg.weight': (4, 1)}, 'atss', 3, 1),
+    ({'bbox_head.rtm_cls.0.weight': (3, 1), 'bbox_head.rtm_cls.2.bias': (3,),
+      'bbox_head.rtm_reg.0.weight': (4, 1)}, 'rtmdet', 3, 2),
+    ({'bbox_head.cls_branches.0.weight': (3, 1), 'bbox_head.cls_branches.6.bias': (3,),
+      'bbox_head.reg_branches.0.0.weight': (1, 1), 'query_embedding.weight': (9, 1),
+      'dn_query_generator.label_embedding.weight': (3, 1)}, 'dino', 3, 3),
+    ({'bbox_head.cls_branches.0.weight': (3, 1)}, 'other', 3, 1),  # another DETR
+    ({'panoptic_head.cls_embed.weight': (4, 1), 'panoptic_head.cls_embed.bias': (4,),
+      'panoptic_head.query_feat.weight': (9, 1)}, 'mask2former', 3, 2),
+    ({'decode_head.cls_embed.weight': (4, 1), 'decode_head.query_feat.weight': (9, 1)},
+     'mask2former_seg', 3, 1),
     ({'decode_head.conv_seg.weight': (3, 1)}, 'other', 3, 1),
     ({'neck.weight': (3, 1)}, 'other', None, 0),
 ])  # fmt: skip
