@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A page in the browser to try a trained detector or segmentor on pictures.
+"""A page in the browser to try a trained detector, segmentor or classifier on pictures.
 
 The model is CONFIG CHECKPOINT, or the one file that tools/export_onnx.py wrote. The page is served
 on this machine alone unless --host says otherwise, and keeps nothing of its visitors. Ctrl-C ends

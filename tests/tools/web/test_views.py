@@ -8,9 +8,11 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
+from mmpretrain.structures import DataSample
 from PIL import Image
 from prediction_stubs import META, found, label_sample
 from support.prediction.inputs import Picture, Source
@@ -19,16 +21,21 @@ from support.web.views import LAYERS, view
 
 PIXELS = np.full((200, 300, 3), 100, np.uint8)
 PICTURE = Picture(Source('photo.jpg'), PIXELS)
+KINDS = {
+    'pred_instances': ('detection', 'mmdet', 'DetLocalVisualizer'),
+    'pred_sem_seg': ('segmentation', 'mmseg', 'SegLocalVisualizer'),
+    'pred_score': ('classification', 'mmpretrain', 'UniversalVisualizer'),
+}
+"""Task, scope and visualizer, by what a prediction has."""
 
 
 def finder(sample: BaseDataElement, meta: dict = META) -> Finder:
     """What finds that, once."""
     samples = iter([sample])
-    segments = 'pred_sem_seg' in sample
-    init_default_scope('mmseg' if segments else 'mmdet')
-    kind = 'SegLocalVisualizer' if segments else 'DetLocalVisualizer'
-    cfg = Config(dict(visualizer=dict(type=kind)))
-    return Finder('model', 'model.pth', meta, lambda pixels: next(samples), cfg, segments)
+    task, scope, visualizer = next(kind for field, kind in KINDS.items() if field in sample)
+    init_default_scope(scope)
+    cfg = Config(dict(visualizer=dict(type=visualizer)))
+    return Finder('model', 'model.pth', meta, lambda pixels: next(samples), cfg, task)
 
 
 @pytest.fixture
@@ -97,6 +104,17 @@ def test_a_label_overlay_has_shares_and_a_map() -> None:
     assert (picture[:, 75:, 0] > picture[:, 75:, 1]).all()  # red
 
 
+def test_of_an_image_as_a_whole_the_likeliest_classes_are_shown() -> None:
+    sample = DataSample().set_pred_score(torch.tensor([0.03, 0.5, 0.25, 0.1, 0.07, 0.05]))
+    model = finder(sample, dict(classes=tuple('abcdef'), palette=None))
+    shown = view(model.find(PICTURE), model, 0.5, LAYERS)
+    assert shown.rows == [['b', 0.5], ['c', 0.25], ['d', 0.1], ['e', 0.07], ['f', 0.05]]
+    assert shown.sentence.startswith('The 5 likeliest of 6 classes, found in ')
+    entries = json.loads(shown.files['.json'])['photo.jpg']
+    assert entries[0] == {'class': 'b', 'score': 0.5}
+    assert drawn(shown.files['.png']).ndim == 3
+
+
 def test_names_of_classes_are_text_whatever_they_say() -> None:
     meta = dict(classes=('<script>x</script>', 'b'), palette=None)
     model = finder(found([[1, 1, 9, 9]], [0], [0.9], np.zeros((1, 200, 300), bool)), meta)
@@ -119,7 +137,7 @@ def test_threads_are_served_one_after_the_other() -> None:
 
     init_default_scope('mmdet')
     cfg = Config(dict(visualizer=dict(type='DetLocalVisualizer')))
-    model = Finder('model', 'model.pth', META, predict, cfg, segments=False)
+    model = Finder('model', 'model.pth', META, predict, cfg, 'detection')
     right = {}
 
     def visit(value: int) -> None:

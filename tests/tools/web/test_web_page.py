@@ -14,15 +14,21 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import DET_CONFIG, SEG_CONFIG
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.structures import DataSample
 from support.config import read_config
 from support.web import server
 from support.web.uploads import Limits
 from tiny_data import write_image
+from tiny_onnx import write_onnx
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
     from selenium.webdriver.remote.webelement import WebElement
+    from support.web.finder import Finder
 
 pytest.importorskip('gradio', reason='Gradio is not installed (requirements-web.txt)')
 pytest.importorskip('selenium', reason='Selenium is not installed (requirements-browser.txt)')
@@ -44,12 +50,10 @@ class Site(SimpleNamespace):
 
 
 @contextlib.contextmanager
-def serve(config: str, checkpoint: Path, options: list[str]) -> Iterator[Site]:
+def serve(model: 'Finder') -> Iterator[Site]:
     """What the command serves, from a thread of this process."""
-    from support.web import examples, finder, page, visitors
+    from support.web import examples, page, visitors
 
-    cfg = read_config(config, dict(option.split('=', 1) for option in options))
-    model = finder.from_checkpoint(cfg, str(checkpoint), 'cpu')
     site = Site(searched=0)
     predict = model._predict
 
@@ -75,15 +79,48 @@ def serve(config: str, checkpoint: Path, options: list[str]) -> Iterator[Site]:
             thread.join()
 
 
+def checkpoint(config: str, file: Path, options: list[str]) -> 'Finder':
+    from support.web import finder
+
+    cfg = read_config(config, dict(option.split('=', 1) for option in options))
+    return finder.from_checkpoint(cfg, str(file), 'cpu')
+
+
 @pytest.fixture(scope='module')
 def detector(checkpoints: dict[str, Path], tiny_det: list[str]) -> Iterator[Site]:
-    with serve(DET_CONFIG, checkpoints[DET_CONFIG], tiny_det) as site:
+    with serve(checkpoint(DET_CONFIG, checkpoints[DET_CONFIG], tiny_det)) as site:
         yield site
 
 
 @pytest.fixture(scope='module')
 def segmentor(checkpoints: dict[str, Path], tiny_seg: list[str]) -> Iterator[Site]:
-    with serve(SEG_CONFIG, checkpoints[SEG_CONFIG], tiny_seg) as site:
+    with serve(checkpoint(SEG_CONFIG, checkpoints[SEG_CONFIG], tiny_seg)) as site:
+        yield site
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Iterator[Site]:
+    """A detector that tools/export_onnx.py could have written."""
+    from support.web import finder
+
+    pytest.importorskip('onnxruntime', reason='not installed (requirements-export.txt)')
+    with serve(finder.from_exported(write_onnx(tmp_path / 'tiny.onnx', 'detection'))) as site:
+        yield site
+
+
+@pytest.fixture
+def classifier() -> Iterator[Site]:
+    """The brightest colour is the likeliest class."""
+    from support.web import finder
+
+    def predict(pixels: np.ndarray) -> DataSample:
+        share = torch.from_numpy(pixels.mean(axis=(0, 1)))
+        return DataSample().set_pred_score(share / share.sum())
+
+    init_default_scope('mmpretrain')
+    cfg = Config(dict(visualizer=dict(type='UniversalVisualizer')))
+    meta = dict(classes=('red', 'green', 'blue'))
+    with serve(finder.Finder('colours', 'c.pth', meta, predict, cfg, 'classification')) as site:
         yield site
 
 
@@ -347,6 +384,32 @@ def test_a_segmentor_has_an_overlay_a_legend_and_no_threshold(
         np.frombuffer(browser.download('#labels'), np.uint8), cv2.IMREAD_UNCHANGED
     )
     assert labels.shape[:2] == (96, 128)
+
+
+def test_an_exported_file_is_served_as_a_checkpoint_is(
+    browser: Window, exported: Site, photo: Path
+) -> None:
+    browser.open(exported.url)
+    assert browser.one('h1').text == 'tiny'
+    browser.upload(photo)
+    browser.sentence('2 objects at 0.00')
+    assert browser.scores() == [0.9, 0.4]
+    assert browser.all('#layers input')  # it has masks
+    found = json.loads(browser.download('#JSON'))['photo.png']
+    assert [each['class'] for each in found] == ['dog', 'cat']
+
+
+def test_a_classifier_has_a_table_of_classes_and_no_threshold(
+    browser: Window, classifier: Site, tmp_path: Path
+) -> None:
+    write_image(tmp_path / 'green.png', np.full((30, 40, 3), (10, 80, 10), np.uint8))
+    browser.open(classifier.url)
+    assert not browser.all('#threshold input')
+    browser.upload(tmp_path / 'green.png')
+    browser.sentence('The 3 likeliest of 3 classes')
+    assert browser.scores() == [0.8, 0.1, 0.1]
+    assert browser.picture()[0] >= 40  # drawn larger, for its words
+    assert not browser.all('#layers input')
 
 
 def test_the_browser_asks_nobody_else(browser: Window, detector: Site) -> None:

@@ -22,11 +22,20 @@ from support.prediction.drawing import Drawing
 from support.prediction.inputs import Picture
 from support.prediction.model import build, predictor
 
+TASKS = {'mmdet': 'detection', 'mmseg': 'segmentation', 'mmpretrain': 'classification'}
+"""By the scope of a config."""
 VISUALIZERS = {
     'detection': ('mmdet', 'DetLocalVisualizer'),
     'segmentation': ('mmseg', 'SegLocalVisualizer'),
 }
 """Scope and type, by an exported file's task."""
+DRAWN = {
+    'detection': dict(pred_score_thr=-1.0),
+    # names on a label overlay would take seconds of a photo; the page has a legend
+    'segmentation': dict(with_labels=False),
+    'classification': {},
+}
+"""The visualizer's options, by task."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Finder:
         meta: classes and palette.
         predict: from a picture (H, W, 3), RGB, uint8, to a prediction.
         cfg: has a visualizer.
-        segments: whether the model is a segmentor.
+        task: one of :data:`TASKS`.
     """
 
     def __init__(
@@ -57,15 +66,13 @@ class Finder:
         meta: dict,
         predict: Callable[[np.ndarray], BaseDataElement],
         cfg: Config,
-        segments: bool,
+        task: str,
     ) -> None:
-        self.name, self.source, self.segments = name, source, segments
+        self.name, self.source, self.task = name, source, task
         self.meta = {**meta, 'palette': _palette(meta)}
         self._predict, self._finding, self._drawing = predict, threading.Lock(), threading.Lock()
-        # names on a label overlay would take seconds of a photo; the page has a legend
-        options = dict(with_labels=False) if segments else dict(pred_score_thr=-1.0)
         warnings.filterwarnings('ignore', '.* is out of bounds', UserWarning)  # a box at an edge
-        self._draw = Drawing(cfg, self.meta, **options)
+        self._draw = Drawing(cfg, self.meta, **DRAWN[task])
 
     def find(self, picture: Picture) -> Found:
         with self._finding:
@@ -85,14 +92,19 @@ def from_checkpoint(cfg: Config, checkpoint: str, device: str) -> Finder:
     """The config's model with the checkpoint's weights.
 
     Raises:
-        UserError: one of the two does not fit.
+        UserError: one of the two does not fit, or the model finds what no page is for.
     """
+    if cfg.default_scope not in TASKS:
+        raise cli.UserError(
+            f'{cfg.filename}: default_scope is {cfg.default_scope}; the page is for those of '
+            f'{", ".join(TASKS)}'
+        )
     with warnings.catch_warnings():  # mmdet turns all of them on, for good
         model, _ = build(cfg, checkpoint, device)
     predict = predictor(model, cfg)
     name, meta = Path(cfg.filename).stem, model.dataset_meta
-    segments = cfg.default_scope == 'mmseg'
-    return Finder(name, checkpoint, meta, lambda pixels: predict([pixels])[0], cfg, segments)
+    task = TASKS[cfg.default_scope]
+    return Finder(name, checkpoint, meta, lambda pixels: predict([pixels])[0], cfg, task)
 
 
 def from_exported(path: str) -> Finder:
@@ -109,12 +121,11 @@ def from_exported(path: str) -> Finder:
     scope, visualizer = VISUALIZERS[model.task]
     init_default_scope(scope)
     cfg = Config(dict(visualizer=dict(type=visualizer)))
-    segments = model.task == 'segmentation'
     meta = dict(classes=model.classes, palette=model.palette)
 
     def predict(pixels: np.ndarray) -> BaseDataElement:
         found = model.predict(pixels)
-        if segments:
+        if model.task == 'segmentation':
             return SegDataSample(pred_sem_seg=PixelData(data=torch.from_numpy(found)[None]))
         instances = InstanceData(
             bboxes=torch.from_numpy(found.boxes),
@@ -125,7 +136,7 @@ def from_exported(path: str) -> Finder:
             instances.masks = torch.from_numpy(found.full_masks())
         return DetDataSample(pred_instances=instances)
 
-    return Finder(model.name, path, meta, predict, cfg, segments)
+    return Finder(model.name, path, meta, predict, cfg, model.task)
 
 
 def _palette(meta: dict) -> list[tuple[int, int, int]]:
@@ -141,6 +152,8 @@ def _to_keep(sample: BaseDataElement, classes: int) -> BaseDataElement:
     if 'pred_sem_seg' in sample:
         labels = sample.pred_sem_seg.data.cpu().to(torch.uint8 if classes < 256 else torch.int16)
         return SegDataSample(pred_sem_seg=PixelData(data=labels))
+    if 'pred_score' in sample:
+        return type(sample)().set_pred_score(sample.pred_score.cpu())
     found = sample.pred_instances.cpu()
     kept = InstanceData(bboxes=found.bboxes, scores=found.scores, labels=found.labels)
     if 'masks' in found:

@@ -8,7 +8,7 @@ import gradio as gr
 from support import cli
 from support.web.finder import Finder
 from support.web.uploads import Limits, read
-from support.web.views import AREA_COLUMNS, LAYERS, OBJECT_COLUMNS, View, view
+from support.web.views import COLUMNS, LAYERS, View, view
 from support.web.visitors import Visitors
 
 STYLE = """
@@ -18,6 +18,12 @@ STYLE = """
 .legend i { display: inline-block; width: 1em; height: 1em; margin-right: 6px;
             border-radius: 3px; vertical-align: -0.15em; }
 """
+
+DOES = {
+    'detection': 'finds objects',
+    'segmentation': 'labels each pixel, one',
+    'classification': 'tells what an image shows, one',
+}
 
 
 class Answers:
@@ -84,9 +90,9 @@ def build(
         threshold: least score shown, before the visitor chooses one.
     """
     answers = Answers(finder, visitors, limits)
-    objects = not finder.segments
+    objects = finder.task == 'detection'
     classes = [str(name) for name in finder.meta['classes']]
-    what = 'finds objects' if objects else 'labels each pixel, one'
+    what = DOES[finder.task]
     with gr.Blocks(title=finder.name, analytics_enabled=False) as page:
         gr.HTML(
             f'<h1>{html.escape(finder.name)}</h1>{html.escape(Path(finder.source).name)} {what} of '
@@ -123,7 +129,7 @@ def build(
                 sentence = gr.Markdown(elem_id='sentence')
                 legend = gr.HTML(elem_id='legend')
                 table = gr.Dataframe(
-                    headers=OBJECT_COLUMNS if objects else AREA_COLUMNS,
+                    headers=COLUMNS[finder.task],
                     interactive=False,
                     max_height=320,
                     elem_id='table',

@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from mmengine.structures import BaseDataElement
 from PIL import Image
 
-from support.prediction.findings import label_map, named, objects, shares
+from support.prediction.findings import best_classes, label_map, named, objects, shares
 from support.web.finder import Finder, Found
 
-OBJECT_COLUMNS = ['class', 'score', 'left', 'top', 'right', 'bottom']
-AREA_COLUMNS = ['class', 'share of the pixels']
+COLUMNS = {
+    'detection': ['class', 'score', 'left', 'top', 'right', 'bottom'],
+    'segmentation': ['class', 'share of the pixels'],
+    'classification': ['class', 'score'],
+}
+"""Of the table, by task."""
 LAYERS = ['boxes', 'masks']
 
 
@@ -43,7 +47,11 @@ def view(found: Found, finder: Finder, threshold: float, layers: list[str]) -> V
         threshold: least score of an object shown.
         layers: those of ``LAYERS`` that are drawn of objects.
     """
-    return _areas(found, finder) if finder.segments else _objects(found, finder, threshold, layers)
+    if finder.task == 'segmentation':
+        return _areas(found, finder)
+    if finder.task == 'classification':
+        return _classes(found, finder)
+    return _objects(found, finder, threshold, layers)
 
 
 def _objects(found: Found, finder: Finder, threshold: float, layers: list[str]) -> View:
@@ -83,6 +91,17 @@ def _areas(found: Found, finder: Finder) -> View:
         [[name, f'{share:.1%}'] for name, share in parts.items()],
         _legend(finder, {labels[name]: f'{share:.1%}' for name, share in parts.items()}),
         f'{len(parts)} class{"" if len(parts) == 1 else "es"}{_took(found)}',
+    )
+
+
+def _classes(found: Found, finder: Finder) -> View:
+    best = best_classes(found.sample)
+    entries = named(best, finder.meta['classes'])
+    return View(
+        _files(found, finder, found.sample, entries),
+        [[each['class'], round(each['score'], 3)] for each in entries],
+        _legend(finder, {each['label']: f'{each["score"]:.1%}' for each in best}),
+        f'The {len(best)} likeliest of {len(finder.meta["classes"])} classes{_took(found)}',
     )
 
 
