@@ -97,6 +97,8 @@ def main() -> None:
     for package in ('onnx', 'onnxscript', 'onnxruntime'):
         need(package)
     cfg = read_config(args.config, args.cfg_options)
+    if cfg.default_scope not in ('mmdet', 'mmseg'):
+        raise cli.UserError(f'{cfg.filename}: builds neither a detector nor a segmentor')
     cli.weights_file(args.checkpoint, 'checkpoint')
     check_file(args.out, 'OUT.onnx')
     model, dataset = build_model(cfg, args.checkpoint, 'cpu')

@@ -130,6 +130,7 @@ def test_a_file_that_differs_is_not_kept(made, monkeypatch, tmp_path, capsys):
     ('arguments', 'line'),
     [
         (['nowhere.py', '{weights}', '{out}'], 'nowhere.py: no such config'),
+        (['cls_configs/rmt_t_folder.py', '{weights}', '{out}'], 'neither a detector nor a segm'),
         (['{config}', 'nowhere.pth', '{out}'], 'checkpoint nowhere.pth: no such file'),
         (['{config}', '{weights}', 'a.pth'], 'a.pth: give a file that ends in .onnx'),
         (['{config}', '{weights}', 'nowhere/\0/a.onnx'], 'OUT.onnx'),
@@ -137,7 +138,7 @@ def test_a_file_that_differs_is_not_kept(made, monkeypatch, tmp_path, capsys):
         (['{config}', '{weights}', '{out}', '--shape', '8', '8'], '--shape'),
         (['{config}', '{weights}', '{out}', '--images', 'no.jpg'], '--images no.jpg: no such file'),
     ],
-    ids=['config', 'checkpoint', 'suffix', 'place', 'other', 'shape', 'images'],
+    ids=['config', 'classifier', 'checkpoint', 'suffix', 'place', 'other', 'shape', 'images'],
 )
 def test_a_mistake_is_one_line(made, arguments, line, tmp_path, capsys):
     config, weights, options, _ = made['mask_rcnn']
