@@ -278,7 +278,7 @@ class Network(nn.Module):
         names = [name for name in state_dict if name.startswith(prefix)]
         given = {name[len(prefix) :]: state_dict.pop(name) for name in names}
         given = self.from_released(given)
-        self._loading = given, versions.get('source', 'the checkpoint')
+        self._loading = given, versions.get('source', 'the checkpoint'), versions.get('family')
         for name, tensor in given.items():
             if not self.is_surplus(name):
                 state_dict[prefix + name] = tensor
@@ -326,8 +326,8 @@ def _after_loading(model: Network, incompatible: tuple) -> None:
     Raises:
         CheckpointError: a name is missing or unexplained, or a shape differs.
     """
-    (state_dict, source), model._loading = model._loading, None
+    loading, model._loading = model._loading, None
     if type(incompatible).__module__.startswith('mmengine.'):
         from .weights.match import check_part  # see init_weights
 
-        check_part(model, state_dict, source)
+        check_part(model, *loading)

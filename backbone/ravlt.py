@@ -189,28 +189,30 @@ RELEASED_LAYERS = {
 
 _LAYER = re.compile(r'((?:.*\.)?layers\.\d+\.blocks\.\d+\.)(.+)(\.(?:weight|bias))')
 _OUTPUT_NORM = re.compile(r'((?:.*\.)?extra_norms\.\d+)(\.norm)?(\.(?:weight|bias))')
-_LINEAR = re.compile(r'(.*\.)?(attn\.(qkvo|proj)|ffn\.fc[12])\.weight')
+_LINEAR = re.compile(r'(.*\.)?(attn\.(qkvo|proj)|ffn\.fc[12])\.weight|(proj|head)\.weight')
 _GAMMA = re.compile(r'(.*\.)?gamma_[12]')
 
 
 def from_released(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Released names and shapes in ours, with any prefix; what is ours stays as it is.
 
-    A 1x1 convolution (out, in, 1, 1) is linear here, a layer scale (1, C, 1, 1) has its channels
-    last.
+    A 1x1 convolution (out, in, 1, 1) is linear here, also on top of an ImageNet classifier; a layer
+    scale (1, C, 1, 1) has its channels last. A name whose place is taken keeps its own, so that
+    nothing goes unnoticed.
     """
     found = {}
     for name, tensor in state_dict.items():
+        ours = name
         if match := _LAYER.fullmatch(name):
-            name = match[1] + RELEASED_LAYERS.get(match[2], match[2]) + match[3]
+            ours = match[1] + RELEASED_LAYERS.get(match[2], match[2]) + match[3]
         elif match := _OUTPUT_NORM.fullmatch(name):
-            name = match[1] + match[3]
+            ours = match[1] + match[3]
         if isinstance(tensor, Tensor) and tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
-            if _LINEAR.fullmatch(name):
+            if _LINEAR.fullmatch(ours):
                 tensor = tensor[:, :, 0, 0]
-            elif _GAMMA.fullmatch(name):
+            elif _GAMMA.fullmatch(ours):
                 tensor = tensor.permute(0, 2, 3, 1)
-        found[name] = tensor
+        found[name if ours in state_dict else ours] = tensor
     return found
 
 

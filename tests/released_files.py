@@ -10,8 +10,9 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from backbone import RMT
-from backbone.weights.layout import derived_tables
+from backbone import RAVLT, RMT, MAViT
+from backbone.network import Network
+from backbone.weights.families import RMT_FILES, family_in
 
 # small enough that a file takes milliseconds; has everything that the large variants have
 MINI = dict(
@@ -23,7 +24,6 @@ MINI = dict(
     axial=(True, True, True, False),
     layer_scale=(None, None, 0.5, 0.5),
 )
-
 MINI_RAVLT = dict(
     channels=(16, 24, 32, 48),
     depths=(1, 1, 2, 1),
@@ -32,6 +32,7 @@ MINI_RAVLT = dict(
     layer_scale=(0.5, 0.5, 0.5, 0.5),
 )
 """The same of RAVLT and MAViT."""
+MINIS = {RMT: MINI, RAVLT: MINI_RAVLT, MAViT: MINI_RAVLT}
 
 
 def numbered(model: nn.Module, start: float = 1.0) -> dict[str, Tensor]:
@@ -42,9 +43,17 @@ def numbered(model: nn.Module, start: float = 1.0) -> dict[str, Tensor]:
     }
 
 
-def with_tables(state_dict: dict[str, Tensor], model: RMT, prefix: str = '') -> dict[str, Tensor]:
+def released(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict of the model under the released names and shapes, without the tables."""
+    return family_in(model).to_released(state_dict)
+
+
+def with_tables(
+    state_dict: dict[str, Tensor], model: Network, prefix: str = ''
+) -> dict[str, Tensor]:
     """Add the derived tables, which a released file has beside its weights."""
-    return {**state_dict, **{prefix + n: t for n, t in derived_tables(model.variant).items()}}
+    tables = family_in(model).tables(model.variant)
+    return {**state_dict, **{prefix + name: table for name, table in tables.items()}}
 
 
 def classifier(channels: int, token_label: bool) -> dict[str, Tensor]:
@@ -57,14 +66,23 @@ def classifier(channels: int, token_label: bool) -> dict[str, Tensor]:
     return dict(top.state_dict())
 
 
-def imagenet_weights(model: RMT, token_label: bool, start: float = 1.0) -> dict[str, Tensor]:
+def convolutional_classifier(channels: int, width: int) -> dict[str, Tensor]:
+    """The same of RAVLT and MAViT."""
+    proj, head = nn.Conv2d(channels, width, 1), nn.Conv2d(width, 1000, 1)
+    return dict(nn.ModuleDict(dict(proj=proj, norm=nn.BatchNorm2d(width), head=head)).state_dict())
+
+
+def imagenet_weights(model: Network, token_label: bool, start: float = 1.0) -> dict[str, Tensor]:
     """The state dict of an ImageNet file: no output norms, but a classifier."""
-    weights = with_tables(numbered(model, start), model)
+    family, channels = family_in(model), model.variant.channels[-1]
+    weights = with_tables(released(numbered(model, start), model), model)
     weights = {n: t for n, t in weights.items() if not n.startswith('extra_norms.')}
-    return {**weights, **classifier(model.variant.channels[-1], token_label)}
+    if family is RMT_FILES:
+        return {**weights, **classifier(channels, token_label)}
+    return {**weights, **convolutional_classifier(channels, family.top_widths[0])}
 
 
-def imagenet_file(model: RMT, token_label: bool = False) -> dict:
+def imagenet_file(model: Network, token_label: bool = False) -> dict:
     """A released ImageNet file, with all that a training script leaves in one."""
     return {
         'model': imagenet_weights(model, token_label),
@@ -78,23 +96,27 @@ def imagenet_file(model: RMT, token_label: bool = False) -> dict:
 def downstream_file(model: nn.Module, weights: dict, classes: tuple[str, ...] = ()) -> dict:
     """A released detector or segmentor file with these weights of the model."""
     weights = dict(weights)
-    rmt = model.backbone
-    missing = [i for i in range(4) if str(i) not in rmt.extra_norms]  # the release has all four
+    backbone = model.backbone
+    missing = [i for i in range(4) if str(i) not in backbone.extra_norms]  # the release has all
     for i in missing:
-        weights[f'backbone.extra_norms.{i}.weight'] = torch.ones(rmt.variant.channels[i])
-        weights[f'backbone.extra_norms.{i}.bias'] = torch.zeros(rmt.variant.channels[i])
+        channels = backbone.variant.channels[i]
+        weights[f'backbone.extra_norms.{i}.weight'] = torch.ones(channels)
+        weights[f'backbone.extra_norms.{i}.bias'] = torch.zeros(channels)
+    weights = released(weights, backbone)
     meta = dict(mmdet_version='2.11.0', config='model = dict()', epoch=12, iter=1000)
     if classes:
         meta['CLASSES'] = classes
-    return {'meta': meta, 'state_dict': with_tables(weights, rmt, 'backbone.')}
+    return {'meta': meta, 'state_dict': with_tables(weights, backbone, 'backbone.')}
 
 
 class Detector(BaseModel):
-    """The shape of a detector: a mini RMT, a neck, and a head with a layer per class."""
+    """The shape of a detector: a mini backbone, a neck, and a head with a layer per class."""
 
-    def __init__(self, num_classes: int = 3, **backbone: object) -> None:
+    def __init__(
+        self, num_classes: int = 3, network: type[Network] = RMT, **backbone: object
+    ) -> None:
         super().__init__()
-        self.backbone = RMT(MINI, **backbone)
+        self.backbone = network(MINIS[network], **backbone)
         self.neck = nn.Conv2d(48, 8, 1)
         self.decode_head = nn.ModuleDict(
             dict(scale_heads=nn.Conv2d(8, 8, 1), conv_seg=nn.Conv2d(8, num_classes, 1))
@@ -104,9 +126,9 @@ class Detector(BaseModel):
         raise NotImplementedError
 
 
-def detector_file(num_classes: int = 3) -> dict:
+def detector_file(num_classes: int = 3, network: type[Network] = RMT) -> dict:
     """A trained file of :class:`Detector`."""
-    model = Detector(num_classes)
+    model = Detector(num_classes, network)
     return downstream_file(model, numbered(model))
 
 
@@ -140,4 +162,5 @@ def uninitialised() -> Iterator[None]:
         for layer in (nn.Linear, nn.modules.conv._ConvNd):
             patch.setattr(layer, 'reset_parameters', lambda self: None)
         patch.setattr('backbone.rmt.init_linear', lambda module: None)
+        patch.setattr('backbone.ravlt.init_normal', lambda module: None)
         yield

@@ -9,6 +9,7 @@
 IN is a file in the released layout (ImageNet, detector or segmentor) or one of this project. Of an
 ImageNet file OUT has the backbone; with a classifier's --config it has the classifier as well. The
 kind, variant and class count are recognised. OUT is written only if every tensor is accounted for.
+Where nothing in IN tells whether it is of RAVLT or of MAViT, a --config does, and OUT then says it.
 """
 
 import argparse
@@ -29,10 +30,11 @@ from backbone.weights.checkpoint import (
     meta_in,
     own_meta,
     printable,
+    told_family,
 )
+from backbone.weights.families import FAMILIES, family_in
 from backbone.weights.fetch import local_file, sha256_of
 from backbone.weights.layout import (
-    FAMILIES,
     KINDS,
     RELEASED_CLASSIFIERS,
     Description,
@@ -105,12 +107,13 @@ def inspect(path: str, ema: bool = False) -> None:
     """Print kind, variant, parameters, epoch, class count and what else is inside."""
     checkpoint = read_checkpoint(path)
     state_dict = weights_in(checkpoint, path, ema)
-    description = recognise(state_dict)
+    description = recognise(state_dict, told_family(checkpoint))
     meta = meta_in(checkpoint)
     own = own_meta(checkpoint)
     done = progress(checkpoint)
     classes = class_names(meta)
-    released = description.variant.released_name if description.variant else ''
+    variant = None if untold(description) else description.variant
+    released = variant.released_name if variant else ''
     with open(path, 'rb') as file:
         sha256 = sha256_of(file)
     lines = {
@@ -118,6 +121,8 @@ def inspect(path: str, ema: bool = False) -> None:
         'sha256': sha256,
         'kind': KINDS[description.kind].label if description.kind else 'unknown',
         'variant': description.size + (f' (released as {released})' if released else ''),
+        'family': untold(description),
+        'heads': '' if variant else ', '.join(f'{heads:g}' for heads in description.heads),
         'parameters': f'{count_parameters(state_dict, description):,} in {len(state_dict)} tensors',
         'type': ', '.join(
             sorted({str(t.dtype).removeprefix('torch.') for t in state_dict.values()})
@@ -127,7 +132,7 @@ def inspect(path: str, ema: bool = False) -> None:
         'epoch': str(done.get('epoch', '')),
         'iteration': str(done.get('iter', '')),
         'written by': listed([f'{k} {meta[k]}' for k in meta if str(k).endswith('_version')]),
-        'converted': f'from {own.get("source")} on {own.get("date")}' if own else '',
+        'converted': f'from {own.get("source")} on {own.get("date")}' if 'date' in own else '',
         'tensors': f'sha256 {own["tensors_sha256"]}' if own.get('tensors_sha256') else '',
         'left out': listed(own.get('dropped_head', [])),
         'also inside': listed(others(checkpoint, state_dict)),
@@ -144,6 +149,13 @@ def weights_in(checkpoint: Checkpoint, path: str, ema: bool) -> dict[str, Tensor
     return state_dict_in(checkpoint, path, key)
 
 
+def untold(description: Description) -> str:
+    """Where nothing tells the family, a line that says so."""
+    if description.told or not description.family.names:
+        return ''
+    return f'{description.family.name}, nothing in the file tells which'
+
+
 def listed(names: list[str]) -> str:
     return first_few(names, 12) if names else ''
 
@@ -153,7 +165,7 @@ def completeness(state_dict: dict[str, Tensor], description: Description, path: 
     if not description.arch:
         return ''
     try:
-        check_backbone(state_dict, description, path)
+        check_backbone(description.family.from_released(state_dict), description, path)
     except CheckpointError as error:
         return f'no: {str(error).removeprefix(path)[2:]}'
     return 'the backbone is'
@@ -189,21 +201,23 @@ def convert(args: argparse.Namespace) -> None:
     layout = args.to or ('safetensors' if args.output.endswith('.safetensors') else 'pth')
     checkpoint = read_checkpoint(args.input)
     state_dict = weights_in(checkpoint, args.input, args.ema)
-    description = recognise(state_dict)
+    description = recognise(state_dict, told_family(checkpoint))
     print(f'{args.input}: {description}')
     if args.arch and args.arch != description.arch:
         asked = [f'{f.name}-{f.sizes[args.arch].letter}' for f in FAMILIES if args.arch in f.sizes]
         raise CheckpointError(
             f'{args.input}: these are {description}; --arch asks for {" or ".join(asked)}'
         )
-    renamed, tops = 'none', []
+    before, tops = set(state_dict), []
+    state_dict = description.family.from_released(state_dict)
     if description.kind in RELEASED_CLASSIFIERS:
         if args.config and builds_classifier(args.config):
             state_dict, tops = as_classifier(state_dict)
-            description, renamed = recognise(state_dict), 'all, as ours are'
+            description = recognise(state_dict, description.family.name)
         else:
             tops = [name for name in state_dict if description.family.is_top(name)]
-    result = check(state_dict, description, args)
+    renamed = 'as ours are' if set(state_dict) - before else 'none'
+    result, description = check(state_dict, description, args)
 
     derived = [name for name in state_dict if description.family.is_derived(name)]
     kept = {n: t for n, t in state_dict.items() if n not in {*derived, *tops}}
@@ -215,9 +229,12 @@ def convert(args: argparse.Namespace) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f'{args.input}: {name} holds NaN or infinity')
     if layout == 'released':
+        ours = set(kept)
         if description.kind == 'classifier':
-            kept, renamed = as_released(kept), 'all, as released'
-            description = recognise(kept)
+            kept = as_released(kept)
+            description = recognise(kept, description.family.name)
+        kept = description.family.to_released(kept)
+        renamed = 'as released' if set(kept) - ours else 'none'
         kept |= released_tables(kept, description)
     meta = describe_source(checkpoint, description, dropped_head, kept, args.input)
     write_checkpoint(args.output, kept, meta, layout, description)
@@ -239,29 +256,44 @@ def convert(args: argparse.Namespace) -> None:
 
 def check(
     state_dict: dict[str, Tensor], description: Description, args: argparse.Namespace
-) -> Match:
-    """Hold the file against the model of --config, or the one its kind and variant call for."""
+) -> tuple[Match, Description]:
+    """Hold the file against the model of --config, or the one its kind and variant call for.
+
+    And what it is: where nothing tells the family, the one that --config builds.
+    """
     is_backbone = description.is_backbone
-    if args.config is None and is_backbone and description.arch:
-        return check_backbone(state_dict, description, args.input)
-    if args.config is not None:
-        config = args.config
-    elif description.arch and description.kind in CONFIGS:
-        size = f'{description.family.name}_{description.variant.letter}'.lower()
-        found = sorted(ROOT.glob(CONFIGS[description.kind].format(size)))
-        if not found:
-            raise CheckpointError(f'{args.input}: there is no config of this kind and variant here')
-        config = str(found[0])
+    if args.config is None:
+        if line := untold(description):
+            print(f'{args.input}: {line}: give the --config it was trained with, and OUT says it')
+        if is_backbone and description.arch:
+            return check_backbone(state_dict, description, args.input), description
+        config = config_of(description, args.input)
     else:
-        raise CheckpointError(
-            f'{args.input}: {description}; give the --config that builds its model'
-        )
+        config = args.config
     # the class count is the file's own choice, unless a config is there to be compared with
     num_classes = description.num_classes if args.config is None or args.drop_head else None
     model = build(config, None if is_backbone else num_classes)
+    if args.config is not None and (line := untold(description)):
+        description = recognise(state_dict, family_in(model).name)
+        print(f'{args.input}: {line}; taken for {description.size}, as --config has it')
     if is_backbone:
-        return check_backbone(state_dict, description, args.input, model.backbone)
-    return match(model, state_dict, args.input)
+        return check_backbone(state_dict, description, args.input, model.backbone), description
+    return match(model, state_dict, args.input, told=description.told), description
+
+
+def config_of(description: Description, path: str) -> str:
+    """A config that builds the model of a kind and variant.
+
+    Raises:
+        CheckpointError: there is none here.
+    """
+    found = []
+    if description.arch and description.kind in CONFIGS:
+        size = f'{description.family.names[0]}_{description.variant.letter}'.lower()
+        found = sorted(ROOT.glob(CONFIGS[description.kind].format(size)))
+    if not found:
+        raise CheckpointError(f'{path}: {description}; give the --config that builds its model')
+    return str(found[0])
 
 
 def check_backbone(
@@ -272,11 +304,12 @@ def check_backbone(
 ) -> Match:
     """Hold the backbone in a file of any kind against ``model``, or the one of its size."""
     kept, _ = split_backbone(state_dict)
+    family = description.family
     if model is None:
-        model = MODELS.build(dict(type=description.family.name, arch=description.arch))
+        model = MODELS.build(dict(type=family.names[0], arch=description.arch))
     if description.is_backbone or description.kind == 'classifier':
-        return match(model, kept, path, description.family.is_output_norm)
-    return match(model, kept, path)
+        return match(model, kept, path, family.is_output_norm, told=description.told)
+    return match(model, kept, path, told=description.told)
 
 
 def builds_classifier(path: str) -> bool:

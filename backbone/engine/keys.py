@@ -23,7 +23,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from torch import nn
 
-from ..weights.layout import FAMILIES
+from ..weights.families import FAMILIES
 
 DEFAULT_ROOTS = ('data/coco', 'data/ade/ADEChallengeData2016')
 """Where the base configs look for the data, relative to the working directory."""

@@ -4,7 +4,8 @@ import os
 import shlex
 from pathlib import Path
 
-from .layout import FAMILY_NAMES, KINDS, Description
+from .families import FAMILY_NAMES
+from .layout import KINDS, Description
 
 
 def likely_cause(

@@ -9,6 +9,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from .families import FAMILIES, family_in_config
+
 
 class CheckpointError(ValueError):
     """A weights file is refused. The message is one line: the file, what is wrong, what to do."""
@@ -52,12 +54,16 @@ class _WithoutConfig(_PlainWhenSaved):
 
 
 class Versions(OrderedDict):
-    """Versions of a state dict's layers; tells each layer that is loaded where it comes from."""
+    """Versions of a state dict's layers; tells each layer that is loaded where it comes from.
+
+    And of which family of backbones its file is, if that says it.
+    """
 
     source: str
+    family: str
 
     def get(self, layer: str, default: Any = None) -> dict:
-        return {**super().get(layer, {}), 'source': self.source}
+        return {**super().get(layer, {}), 'source': self.source, 'family': self.family}
 
     __reduce__ = _PlainWhenSaved.__reduce__
 
@@ -162,7 +168,7 @@ def _name_source(checkpoint: Checkpoint) -> None:
     for name in weights:
         _expect(checkpoint, 'a name', name, str)
     versions = Versions(_versions_in(weights))
-    versions.source = checkpoint.source
+    versions.source, versions.family = checkpoint.source, told_family(checkpoint)
     if weights is not checkpoint:
         weights = checkpoint['state_dict'] = OrderedDict(weights)
     weights._metadata = versions
@@ -187,9 +193,17 @@ def meta_in(checkpoint: Mapping) -> dict:
 
 
 def own_meta(checkpoint: Mapping) -> dict:
-    """What the converter wrote of it, what is of other types left out; empty if nothing."""
+    """What was written of it here, what is of other types left out; empty if nothing."""
     own = meta_in(checkpoint).get('rmt')
-    kinds = dict(source=str, date=str, tensors_sha256=str, epoch=int, iter=int, dropped_head=list)
+    kinds = dict(
+        family=str,
+        source=str,
+        date=str,
+        tensors_sha256=str,
+        epoch=int,
+        iter=int,
+        dropped_head=list,
+    )
     found = {
         name: own[name]
         for name, kind in kinds.items()
@@ -198,6 +212,15 @@ def own_meta(checkpoint: Mapping) -> dict:
     if not all(isinstance(name, str) for name in found.get('dropped_head', ())):
         del found['dropped_head']
     return found
+
+
+def told_family(checkpoint: Mapping) -> str:
+    """The name of the family of backbones that it speaks of; empty if it does of none."""
+    own = own_meta(checkpoint).get('family')
+    if own in [family.name for family in FAMILIES]:
+        return own
+    text = meta_in(checkpoint).get('config_text')
+    return family_in_config(text) if isinstance(text, str) else ''
 
 
 def class_names(meta: dict) -> list[str]:

@@ -1,128 +1,16 @@
-"""How weights files are laid out: a table a family of backbones, and one of the kinds of files.
+"""What a state dict is, told by its names and shapes: family, size, kind of file, classes.
 
-Parameter names here are the released ones, so nothing is renamed. What else a file holds or lacks
-stands in :data:`FAMILIES`; what a state dict is, is told by its names and shapes alone.
+The families are in :mod:`backbone.weights.families`, the kinds of files in :data:`KINDS`.
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..attention.positions import decay_rates, rotary_angles
-from ..mavit import MAViT
 from ..network import Size
-from ..ravlt import RAVLT
-from ..rmt import DERIVED, VARIANTS, Variant
-
-PREFIX = 'backbone.'  # before a backbone's names in the files of detectors and segmentors
-
-
-@dataclass(frozen=True)
-class Family:
-    """The files of one family of backbones.
-
-    Names are given as a bare backbone has them. They are patterns, except ``mark``, ``hidden``,
-    ``heads`` (``{}`` stands for the stage) and ``tops``.
-
-    Attributes:
-        name: type of the backbone in configs, and its name for people.
-        sizes: arch -> size.
-        tables: size -> the derived tables as the released code stores them.
-        mark: part of a name that only this family has.
-        block: start of a block's names, with the stage and the block as groups.
-        hidden: a weight of shape (hidden width of the feed-forward network, channels).
-        heads: a table of shape (heads,), which not every file has; '' where no file has one.
-        derived: tables that follow from the size: in released files, never in a model here.
-        output_norms: what ImageNet files lack.
-        optional: what any file may lack.
-        tops: starts of the names on top of an ImageNet classifier's backbone.
-    """
-
-    name: str
-    sizes: Mapping[str, Size]
-    tables: Callable[[Size], dict[str, Tensor]]
-    mark: str
-    block: str
-    hidden: str
-    heads: str
-    derived: str
-    output_norms: str
-    optional: str
-    tops: tuple[str, ...]
-
-    def is_derived(self, name: str) -> bool:
-        return re.fullmatch(self.derived, name.removeprefix(PREFIX)) is not None
-
-    def is_output_norm(self, name: str) -> bool:
-        return re.fullmatch(self.output_norms, name.removeprefix(PREFIX)) is not None
-
-    def is_optional(self, name: str) -> bool:
-        return re.fullmatch(self.optional, name) is not None
-
-    def is_top(self, name: str) -> bool:
-        return name.startswith(self.tops)
-
-
-def derived_tables(variant: Variant) -> dict[str, Tensor]:
-    """RMT's ``layers.i.Relpos.angle`` (d,) and ``.decay`` (n,) as the released code has them."""
-    tables = {}
-    for i, (channels, heads) in enumerate(zip(variant.channels, variant.heads, strict=True)):
-        # both channels of a turned pair carry the pair's angle
-        angle = rotary_angles(channels // heads).repeat_interleave(2)
-        tables[f'layers.{i}.Relpos.angle'] = angle
-        tables[f'layers.{i}.Relpos.decay'] = decay_rates(heads, variant.decay_span[i])
-    return tables
-
-
-_COUNTERS = r'(.*\.)?num_batches_tracked'  # of batch norms; enter no result
-
-RMT_FILES = Family(
-    name='RMT',
-    sizes=VARIANTS,
-    tables=derived_tables,
-    mark='.retention.',
-    block=r'layers\.([0-3])\.blocks\.(\d{1,3})\.',
-    hidden='layers.{}.blocks.0.ffn.fc1.weight',
-    heads='layers.{}.Relpos.decay',
-    derived=DERIVED,
-    output_norms=r'extra_norms\.[0-3]\.(weight|bias)',
-    optional=_COUNTERS,
-    tops=('proj.', 'norm.', 'head.', 'aux_head.'),
-)
-
-
-def rotary_tables(size: Size) -> dict[str, Tensor]:
-    """RAVLT's and MAViT's ``layers.i.RoPE.angle`` (d / 2,) as the released code has them."""
-    return {
-        # rows and columns turn by the same angles, and both channels of a pair carry the pair's
-        f'layers.{i}.RoPE.angle': rotary_angles(channels // heads // 2).repeat_interleave(2)
-        for i, (channels, heads) in enumerate(zip(size.channels, size.heads, strict=True))
-    }
-
-
-RAVLT_FILES = Family(
-    name='RAVLT',
-    sizes=RAVLT.sizes,
-    tables=rotary_tables,
-    mark='.attn.qkvo.',
-    block=r'layers\.([0-3])\.blocks\.(\d{1,3})\.',
-    hidden='layers.{}.blocks.0.ffn.fc1.weight',
-    heads='',
-    derived=RAVLT.derived,
-    output_norms=r'extra_norms\.[0-3]\.(weight|bias)',
-    optional=_COUNTERS,
-    tops=('proj.', 'norm.', 'head.'),
-)
-MAVIT_FILES = replace(RAVLT_FILES, name='MAViT', sizes=MAViT.sizes)
-FAMILIES = (RMT_FILES, RAVLT_FILES, MAVIT_FILES)
-
-_NONE = r'(?!)'  # matches nothing
-UNKNOWN = Family('', {}, lambda _: {}, '', _NONE, '', '', _NONE, _NONE, _COUNTERS, ())
-"""Stands for the family of what is in none of them."""
-
-FAMILY_NAMES = ' or '.join(family.name for family in FAMILIES)
+from .families import FAMILY_NAMES, NOTHING, PREFIX, Family, family_of
 
 
 @dataclass(frozen=True)
@@ -138,7 +26,7 @@ class Kind:
 
     label: str
     mark: str
-    class_layers: str = _NONE
+    class_layers: str = NOTHING
     is_backbone: bool = False
 
 
@@ -176,10 +64,12 @@ class Description:
 
     Attributes:
         kind: a key of :data:`KINDS`.
-        family: one of :data:`FAMILIES`, or :data:`UNKNOWN`.
+        family: one of :data:`~backbone.weights.families.FAMILIES`, several as one where nothing
+            tells between them, or :data:`~backbone.weights.families.UNKNOWN`.
         arch: a key of the family's sizes; also empty for a size of somebody's own.
         size: the backbone's name for people, 'RMT-T'.
         num_classes: how many classes its class layers tell apart.
+        heads: of each stage whose derived tables are there, which tell it.
     """
 
     kind: str
@@ -187,6 +77,12 @@ class Description:
     arch: str
     size: str
     num_classes: int | None
+    heads: tuple[float, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """The family's name; empty where it is not known."""
+        return self.family.name if len(self.family.names) == 1 else ''
 
     @property
     def variant(self) -> Size | None:
@@ -206,41 +102,57 @@ class Description:
         return f'{self.size} {KINDS[self.kind].label}{classes}'
 
 
-def recognise(state_dict: Mapping[str, Tensor]) -> Description:
-    """Tell what a state dict is. Never raises."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+def recognise(state_dict: Mapping[str, Tensor], told: str = '') -> Description:
+    """Tell what a state dict is. Never raises.
+
+    Args:
+        told: the name of the family that something beside the weights speaks of; it counts where
+            names and shapes leave a choice.
+    """
+    shapes = _shapes(state_dict)
     kinds = (k for k, kind in KINDS.items() if any(n.startswith(kind.mark) for n in shapes))
-    family = family_of(state_dict)
-    arch, size = _backbone_size(family, shapes)
-    return Description(next(kinds, ''), family, arch, size, _num_classes(shapes))
+    family = family_of(shapes, told)
+    arch, size, heads = _backbone_size(family, shapes)
+    return Description(next(kinds, ''), family, arch, size, _num_classes(shapes), heads)
 
 
-def family_of(state_dict: Mapping[str, Tensor]) -> Family:
-    """The family of the backbone in a state dict, or :data:`UNKNOWN`."""
-    return next((f for f in FAMILIES if any(f.mark in name for name in state_dict)), UNKNOWN)
+def _shapes(state_dict: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
 
 
-def _backbone_size(family: Family, shapes: Mapping[str, tuple]) -> tuple[str, str]:
+def _backbone_size(
+    family: Family, shapes: Mapping[str, tuple]
+) -> tuple[str, str, tuple[float, ...]]:
+    """Its arch, its name for people, and the heads of the stages that tell them."""
     shapes = {name.removeprefix(PREFIX): shape for name, shape in shapes.items()}
     depths = {}
     for found in filter(None, (re.match(family.block, name) for name in shapes)):
         stage, block = int(found[1]), int(found[2])
         depths[stage] = max(depths.get(stage, 0), block + 1)
     hidden = {i: shapes.get(family.hidden.format(i), ()) for i in sorted(depths)}
-    hidden = {i: shape for i, shape in hidden.items() if len(shape) == 2}
+    hidden = {
+        i: shape[:2] for i, shape in hidden.items() if shape[2:] in ((), (1, 1)) and shape[1:]
+    }
     if not hidden:
-        return '', ''
+        return '', '', ()
+    heads = {}
+    for i, (_, channels) in hidden.items():
+        table = shapes.get(family.heads.format(i), ())
+        if len(table) == 1 and table[0]:
+            heads[i] = family.heads_of(table[0], channels)
+    counts = tuple(heads.values())
     for arch, variant in family.sizes.items():
         if all(
             depths[i] == variant.depths[i]
-            and hidden[i] == (variant.channels[i] * variant.ffn_ratio[i], variant.channels[i])
-            and shapes.get(family.heads.format(i), (variant.heads[i],)) == (variant.heads[i],)
+            and hidden[i] == (int(variant.channels[i] * variant.ffn_ratio[i]), variant.channels[i])
+            and heads.get(i, variant.heads[i]) == variant.heads[i]
             for i in hidden
         ):
-            return arch, f'{family.name}-{variant.letter}'
+            return arch, family.named(variant.letter), counts
     channels = ', '.join(str(shape[1]) for shape in hidden.values())
     depths = [depths[i] for i in hidden]
-    return '', f'{family.name} of custom size (channels {channels}; depths {depths})'
+    size = f'{family.name} of custom size (channels {channels}; depths {depths})'
+    return '', size, counts
 
 
 def _num_classes(shapes: Mapping[str, tuple]) -> int | None:
@@ -261,7 +173,7 @@ def _num_classes(shapes: Mapping[str, tuple]) -> int | None:
 def split_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The backbone's tensors under bare names, and the names of the rest (heads)."""
     prefix = PREFIX if any(name.startswith(PREFIX) for name in state_dict) else ''
-    tops = () if prefix else family_of(state_dict).tops
+    tops = () if prefix else family_of(_shapes(state_dict)).tops
     rest = [n for n in state_dict if not n.startswith(prefix) or n.startswith(tops)]
     away = set(rest)
     kept = {n.removeprefix(prefix): t for n, t in state_dict.items() if n not in away}
@@ -278,11 +190,11 @@ _TOPS = {'proj.': 'neck.proj.', 'norm.': 'neck.norm.', 'head.': 'head.fc.'}
 
 
 def as_classifier(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """A released ImageNet classifier under the names of ours, and the names of what ours lacks.
+    """An ImageNet classifier under the names of ours, and the names of what ours lacks.
 
-    That is a head for token labels, whatever its shape.
+    That is a head for token labels, whatever its shape. The backbone has our names already.
     """
-    family, found, dropped = family_of(state_dict), {}, []
+    family, found, dropped = family_of(_shapes(state_dict)), {}, []
     for name, tensor in state_dict.items():
         top = next((start for start in _TOPS if name.startswith(start)), None)
         if top:

@@ -15,15 +15,9 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import Tensor, nn
 
 from .causes import how_to_fine_tune, likely_cause
-from .checkpoint import Checkpoint, CheckpointError, first_few, own_meta
-from .layout import (
-    PREFIX,
-    RELEASED_CLASSIFIERS,
-    Description,
-    as_classifier,
-    recognise,
-    split_backbone,
-)
+from .checkpoint import Checkpoint, CheckpointError, first_few, own_meta, told_family
+from .families import PREFIX, family_in
+from .layout import RELEASED_CLASSIFIERS, Description, as_classifier, recognise, split_backbone
 from .read import check_tensors, read_checkpoint, state_dict_in
 
 __all__ = [
@@ -83,9 +77,11 @@ def load_backbone(
     state_dict = state_dict_in(checkpoint, file, key)
     if prefix:
         state_dict = _below(prefix.rstrip('.') + '.', state_dict, checkpoint, file)
-    description = recognise(state_dict)
+    family = family_in(model)
+    state_dict = family.from_released(state_dict)
+    description = describe(state_dict, told_family(checkpoint), model, file)
     kept, dropped = split_backbone(state_dict)
-    result = match(model, kept, file, recognise(model.state_dict()).family.is_output_norm)
+    result = match(model, kept, file, family.is_output_norm, told=description.told)
     model.load_state_dict(result.state_dict)
     result = Match(result.state_dict, dropped + result.dropped, result.filled)
     print_log(f'{file}: {description}: {result}', 'current')
@@ -134,13 +130,15 @@ def match_checkpoint(
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     source = getattr(checkpoint, 'source', 'the checkpoint')
-    state_dict = state_dict_in(checkpoint, source)
-    description, ours = recognise(state_dict), recognise(model.state_dict())
+    family = family_in(model)
+    state_dict = family.from_released(state_dict_in(checkpoint, source))
+    description = describe(state_dict, told_family(checkpoint), model, source)
+    ours, told = recognise(model.state_dict(), family.name), description.told
     headless = set(own_meta(checkpoint).get('dropped_head', ()))
     dropped = []
     if description.kind in RELEASED_CLASSIFIERS and ours.kind == 'classifier':
         state_dict, dropped = as_classifier(state_dict)
-        description = recognise(state_dict)
+        description = recognise(state_dict, told)
     elif description.is_backbone and not ours.is_backbone:
         state_dict, dropped = split_backbone(state_dict)
         state_dict = {f'{PREFIX}{name}': tensor for name, tensor in state_dict.items()}
@@ -161,17 +159,18 @@ def match_checkpoint(
             'current',
         )
     advice = how_to_fine_tune(source, config) if training else ''
-    result = match(model, state_dict, source, headless.__contains__, advice)
+    result = match(model, state_dict, source, headless.__contains__, advice, told)
     result = Match(result.state_dict, dropped + result.dropped, result.filled)
     print_log(f'{source}: {description}: {result}', 'current')
     return result
 
 
-def check_part(backbone: nn.Module, state_dict: dict, source: str) -> None:
+def check_part(backbone: nn.Module, state_dict: dict, source: str, told: str | None = None) -> None:
     """Refuse what a lenient loader is about to give a backbone that is part of a model.
 
     Args:
         state_dict: all that the loader has for it, under the backbone's own names.
+        told: the family that the file speaks of, empty if of none; None if there is no file.
 
     Raises:
         CheckpointError: see :func:`match`.
@@ -182,7 +181,24 @@ def check_part(backbone: nn.Module, state_dict: dict, source: str) -> None:
             "as the backbone's init_cfg (pretrained=FILE), a whole detector or segmentor here"
         )
     check_tensors(state_dict, source)
-    match(backbone, state_dict, source)
+    if told is not None:
+        told = describe(state_dict, told, backbone, source).told
+    match(backbone, state_dict, source, told=told or '')
+
+
+def describe(
+    state_dict: dict[str, Tensor], told: str, model: nn.Module, source: str
+) -> Description:
+    """What a state dict is; where nothing tells its family, the model's, and the log says so."""
+    description, family = recognise(state_dict, told), family_in(model)
+    if description.told or not (description.family.names and family.names):
+        return description
+    print_log(
+        f'{source}: whether it is of {description.family.name} cannot be told from the file; taken '
+        f'for {family.name}, which the config builds',
+        'current',
+    )
+    return recognise(state_dict, family.name)
 
 
 def match(
@@ -191,20 +207,25 @@ def match(
     source: str,
     may_lack: Callable[[str], bool] = lambda name: False,
     advice: str = '',
+    told: str = '',
 ) -> Match:
-    """Hold a state dict against a model, name by name.
+    """Hold a state dict, under our names, against a model, name by name.
 
     Args:
         source: the file, for messages.
         may_lack: whether the file may be without this name, which then keeps its initial value.
         advice: what to do where nothing but the number of classes differs.
+        told: the family of the backbone, where names and shapes leave a choice; the model's if
+            empty.
 
     Raises:
-        CheckpointError: a name is missing or unexplained, a shape or type differs, or a stored
-            table says that the weights were made for another attention.
+        CheckpointError: a name is missing or unexplained, a shape or type differs, the family is
+            another, or a stored table says that the weights were made for another attention.
     """
     expected = model.state_dict()
-    ours = recognise(expected)
+    family = family_in(model)
+    ours = recognise(expected, family.name)
+    theirs = recognise(state_dict, told or family.name)
     surplus = _surplus_of(model)
     family = ours.family
     dropped = [n for n in state_dict if n not in expected and (family.is_derived(n) or surplus(n))]
@@ -227,12 +248,13 @@ def match(
         },
     }
     problems = {what: names for what, names in problems.items() if names}
-    if problems:
-        cause = likely_cause(recognise(state_dict), ours, problems, advice)
-        lists = '; '.join(
+    if problems or not theirs.family.may_be(family):
+        cause = likely_cause(theirs, ours, problems, advice)
+        lists = [
             f'{len(names)} {what}: {first_few(names.values())}' for what, names in problems.items()
-        )
-        raise CheckpointError(f'{source}: {cause} ({lists})')
+        ]
+        detail = '; '.join(lists) or 'the same names and shapes, another attention'
+        raise CheckpointError(f'{source}: {cause} ({detail})')
     _check_tables(model, ours, state_dict, source)
     return Match({n: state_dict.get(n, expected[n]) for n in expected}, dropped, filled)
 
@@ -278,7 +300,7 @@ def _check_tables(
         if not _same_table(stored, table):
             raise CheckpointError(
                 f'{source}: {prefix + name} differs from what {ours.size} computes; '
-                'the weights were made for other heads or another decay'
+                'the weights were made for other heads, other angles or another decay'
             )
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, CheckpointError, class_names, meta_in, own_meta
+from .families import PREFIX
 from .fetch import sha256_of
-from .layout import PREFIX, Description
+from .layout import Description
 from .read import read_checkpoint, sha256_of_tensors, state_dict_in
 
 LAYOUTS = ('pth', 'safetensors', 'released')
@@ -51,7 +52,8 @@ def describe_source(
     old = meta_in(checkpoint)
     with open(path, 'rb') as file:
         source_sha256 = sha256_of(file)
-    rmt = {
+    rmt = {'family': description.told} if description.told else {}
+    rmt |= {
         'kind': description.kind,
         'arch': description.arch,
         'num_classes': description.num_classes,

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from backbone.weights.layout import FAMILIES
+from backbone.weights.families import FAMILIES
 
 ROOT = Path(__file__).parents[2]
 NAMES = [
     'AmpWhereAvailable',
+    'FamilyHook',
     'MainProcessLoggerHook',
     'RMTRunner',
     'SeedByIterationHook',

@@ -1,5 +1,6 @@
 """The converter: says what a file is, writes it whole or not at all, and changes no result."""
 
+import itertools
 import os
 import re
 import shlex
@@ -11,6 +12,8 @@ import convert_checkpoint
 import golden
 import pytest
 import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
 from released_files import (
     MINI,
     assert_holds,
@@ -19,12 +22,13 @@ from released_files import (
     imagenet_file,
     names_digest,
     numbered,
+    released,
     uninitialised,
     with_tables,
 )
 from support import cli
 
-from backbone import RMT, VARIANTS
+from backbone import RAVLT, RMT, VARIANTS, MAViT
 from backbone.weights.layout import recognise
 from backbone.weights.match import CheckpointError, load_backbone, load_model, match_checkpoint
 from backbone.weights.read import read_checkpoint
@@ -228,19 +232,25 @@ def test_class_layers_are_those_whose_size_follows_the_class_count(kind):
     assert differ == {name for name in shapes[0] if description.is_class_layer(name)}
 
 
+@MODELS.register_module()
+class Holder(BaseModule):
+    """A model of a backbone alone."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = MODELS.build(backbone)
+
+
+def holder(folder, **backbone):
+    """A config of one."""
+    config = folder / 'holder.py'
+    config.write_text(f'model = dict(type="Holder", backbone={backbone})')
+    return config
+
+
 def test_a_custom_size_is_checked_against_its_config(files, tmp_path):
     source, out = files
-    config = tmp_path / 'mini.py'
-    config.write_text(f'model = dict(type="RMTHolder", backbone=dict(type="RMT", arch={MINI}))')
-    from mmengine.model import BaseModule
-    from mmengine.registry import MODELS
-
-    @MODELS.register_module(force=True)
-    class RMTHolder(BaseModule):
-        def __init__(self, backbone):
-            super().__init__()
-            self.backbone = MODELS.build(backbone)
-
+    config = holder(tmp_path, type='RMT', arch=MINI)
     model = RMT(MINI)
     torch.save({'model': numbered(model)}, source)
     with pytest.raises(CheckpointError, match=r'RMT of custom size .*; give the --config'):
@@ -250,6 +260,63 @@ def test_a_custom_size_is_checked_against_its_config(files, tmp_path):
     assert_holds(model, numbered(model))
     with pytest.raises(CheckpointError, match='released code has no RMT of this size'):
         convert(source, out + '2', '--config', config, '--to', 'released')
+
+
+# --- families of the same names ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('network', [RAVLT, MAViT])
+def test_every_layout_says_the_family_and_the_released_one_comes_back_exactly(
+    network, tmp_path, capsys
+):
+    paths = [tmp_path / name for name in ('in.pth', 'ours.pth', 'o.safetensors', 'back.pth')]
+    model = network('tiny')
+    file = imagenet_file(model)
+    torch.save(file, paths[0])
+    for source, out in itertools.pairwise(paths):
+        convert(source, out, *(['--to', 'released'] if out is paths[-1] else []))
+    said = capsys.readouterr().out
+    assert [words in said for words in ('renamed: as ours are', 'renamed: as released')] == [
+        True
+    ] * 2
+    for path in paths:
+        convert('--inspect', path)
+        said = ' '.join(capsys.readouterr().out.split())
+        assert f'variant: {network.__name__}-T (released as ' in said
+        assert 'complete: the backbone is' in said
+        checkpoint = read_checkpoint(path)
+        told = checkpoint.get('meta', {}).get('rmt', {}).get('family')
+        assert told == (None if path is paths[0] else network.__name__)
+    load_backbone(model, str(paths[2]))
+    assert_holds(model, numbered(model), but='extra_norms.')
+    back = read_checkpoint(paths[-1])['model']
+    weights = {n: t for n, t in file['model'].items() if not n.startswith(('proj', 'norm', 'head'))}
+    assert {n for n in back if n not in weights} == {
+        f'extra_norms.{i}.norm.{kind}' for i in range(4) for kind in ('weight', 'bias')
+    }
+    assert all(torch.equal(back[name], tensor) for name, tensor in weights.items())
+
+
+def test_a_file_that_does_not_tell_its_family_is_told_it_by_a_config(files, tmp_path, capsys):
+    source, out = files
+    model = MAViT('tiny')
+    torch.save({'model': released(numbered(model), model)}, source)
+    convert('--inspect', source)
+    said = ' '.join(capsys.readouterr().out.split())
+    line = 'RAVLT or MAViT, nothing in the file tells which'
+    assert f'variant: RAVLT-T or MAViT-T family: {line} parameters' in said
+    convert(source, out)
+    assert f'{source}: {line}: give the --config it was trained with' in capsys.readouterr().out
+    assert 'family' not in read_checkpoint(out)['meta']['rmt']
+    config = holder(tmp_path, type='MAViT', arch='tiny')
+    convert(out, tmp_path / 'told.pth', '--config', config)
+    assert f'{line}; taken for MAViT-T, as --config has it' in capsys.readouterr().out
+    convert('--inspect', tmp_path / 'told.pth')
+    assert 'variant: MAViT-T (released as MALA_T)' in ' '.join(capsys.readouterr().out.split())
+    config = holder(tmp_path, type='RAVLT', arch='tiny')
+    with pytest.raises(CheckpointError, match='these are MAViT-T weights; the config builds RAVLT'):
+        convert(tmp_path / 'told.pth', tmp_path / 'other.pth', '--config', config)
+    assert not (tmp_path / 'other.pth').exists()
 
 
 # --- nothing is written unless all of it is right ------------------------------------------------

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from released_files import downstream_file, imagenet_file, numbered, uninitialised
 
-from backbone import RMT
+from backbone import RAVLT, RMT
 
 
 @pytest.fixture(scope='module')
@@ -17,7 +17,7 @@ def released(tmp_path_factory):
     folder = tmp_path_factory.mktemp('released')
     with uninitialised():
         model = MODELS.build(Config.fromfile(ROOT / DET_CONFIG).model)
-        tiny, small = RMT('tiny'), RMT('small')
+        tiny, small, ravlt = RMT('tiny'), RMT('small'), RAVLT('small')
     weights = golden.recipe_state_dict(model)
     torch.save(downstream_file(model, weights), folder / 'detector.pth')
     backbone = imagenet_file(tiny, token_label=True)
@@ -26,6 +26,7 @@ def released(tmp_path_factory):
     })  # fmt: skip
     torch.save(backbone, folder / 'tiny.pth')
     torch.save({'model': numbered(small)}, folder / 'small.pth')
+    torch.save(imagenet_file(ravlt), folder / 'ravlt.pth')
     (folder / 'page.pth').write_text('<!DOCTYPE html><title>Sign in</title>')
 
     class Code:
@@ -45,6 +46,16 @@ def test_a_released_detector_is_evaluated(released, tiny_det, run_tool, tmp_path
     assert run_tool('test', DET_CONFIG, *arguments) == 0
     said = ''.join(capfd.readouterr())
     assert 'RMT-T Mask R-CNN, 80 classes: 407 tensors loaded, 8 dropped' in said
+
+
+def test_a_detector_of_another_family_is_not_evaluated(
+    released, tiny_det, run_tool, tmp_path, capfd
+):
+    options_ = options(tiny_det, 'model.backbone.type=RAVLT')
+    arguments = (released / 'detector.pth', '--work-dir', tmp_path, *options_)
+    assert run_tool('test', DET_CONFIG, *arguments) == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert 'detector.pth: these are RMT-T weights; the config builds RAVLT-T (' in error
 
 
 def test_a_detector_trained_from_others_classes_is_evaluated_with_its_own(
@@ -69,6 +80,7 @@ custom_hooks = [
 @pytest.mark.parametrize(('file', 'words'), [
     ('tiny.pth', 'an RMT-T ImageNet classifier with token labelling, 1000 classes, without'),
     ('small.pth', 'an RMT-S backbone, without the heads'),
+    ('ravlt.pth', 'an RAVLT-S ImageNet classifier, 1000 classes, without'),
     ('page.pth', 'an HTML page'),
     ('code.pth', 'refused, it asks for eval'),
 ])  # fmt: skip
@@ -92,6 +104,8 @@ def test_other_files_are_refused_in_one_line(
     ('pretrained', 'small.pth', 'these are RMT-S weights; the config builds RMT-T'),
     ('pretrained', 'code.pth', 'refused, it asks for eval'),
     ('load_from', 'small.pth', 'these are RMT-S weights; the config builds RMT-T'),
+    ('pretrained', 'ravlt.pth', 'these are RAVLT-S weights; the config builds RMT-T'),
+    ('load_from', 'ravlt.pth', 'these are RAVLT-S weights; the config builds RMT-T'),
     ('load_from', 'code.pth', 'refused, it asks for eval'),
     ('resume', 'code.pth', 'refused, it asks for eval'),
     ('resume', 'detector.pth', 'so it cannot be resumed'),

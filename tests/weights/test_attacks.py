@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mutations import assert_arrived, mutated_file
-from released_files import MINI, numbered
+from released_files import MINI, MINI_RAVLT, downstream_file, numbered
 
 from backbone.weights.checkpoint import CheckpointError
 from backbone.weights.read import read_checkpoint, state_dict_in
@@ -98,6 +98,25 @@ def test_files_that_do_not_fit_are_refused_by_mmdets_and_mmsegs_own_ways(way, tm
         CheckpointError, match=r'a\.pth: the file is incomplete \(1 missing: layers'
     ):
         load(path)
+
+
+@pytest.mark.parametrize('load', WAYS, ids=lambda way: way.__name__)
+def test_a_file_of_another_family_is_refused_by_mmdets_and_mmsegs_own_ways(load, configs, tmp_path):
+    scope, path = WAYS[load], tmp_path / 'a.pth'
+    cfg = configs[scope].copy()
+    cfg.model.backbone = dict(type='RAVLT', arch=MINI_RAVLT)
+    init_default_scope(scope)
+    model = MODELS.build(cfg.model)
+    weights = numbered(model)
+    file = downstream_file(model, weights, classes=('one', 'two'))
+    file['meta']['PALETTE'] = [(1, 2, 3), (4, 5, 6)]
+    file['meta']['config'] = "model = dict(backbone=dict(type='GLTA'))"
+    torch.save(file, path)
+    loaded = load(cfg.copy(), str(path)).state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.items())
+    cfg.model.backbone.type = 'MAViT'
+    with pytest.raises(CheckpointError, match=r'a\.pth: these are RAVLT .* builds MAViT'):
+        load(cfg.copy(), str(path))
 
 
 # --- code ----------------------------------------------------------------------------------------

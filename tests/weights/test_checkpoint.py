@@ -7,13 +7,20 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
-from backbone.weights.checkpoint import CheckpointError, class_names, own_meta, printable
+from backbone.weights.checkpoint import (
+    CheckpointError,
+    class_names,
+    own_meta,
+    printable,
+    told_family,
+)
 from backbone.weights.read import read_checkpoint
 
 WEIGHTS = {'a': torch.arange(6.0).reshape(2, 3), 'b': torch.ones(4)}
 TEXT = "model = dict(type='os.system', command='true')"
 ANY = [None, 5, -1.5, True, 'text', b'bytes', [1], (2,), {'x': 1}, {3: {}}, torch.ones(2), [['a']]]
 """A value of every kind that a pickle may put at any place."""
+OWN = ('family', 'source', 'date', 'tensors_sha256', 'dropped_head', 'epoch', 'iter')
 
 
 @pytest.fixture
@@ -86,7 +93,7 @@ def places():
             yield {'meta': {key: value}}
         for key in ('classes', 'palette', 3):
             yield {'meta': {'dataset_meta': {key: value}}}
-        for key in ('source', 'date', 'tensors_sha256', 'dropped_head', 'epoch', 'iter', 'kind'):
+        for key in (*OWN, 'kind'):
             yield {'meta': {'rmt': {key: value}}}
 
 
@@ -103,7 +110,8 @@ def test_any_type_at_any_place_is_refused_in_one_line_or_as_its_readers_expect(p
         assert all(key == key.lower() for key in dataset)
         class_names(meta)
         own = own_meta(checkpoint)
-        assert all(isinstance(own.get(name, ''), str) for name in ('source', 'date'))
+        assert all(isinstance(own.get(name, ''), str) for name in ('family', 'source', 'date'))
+        assert told_family(checkpoint) == ''
         ', '.join(own.get('dropped_head', ()))
     assert refused > 50
 

@@ -11,9 +11,11 @@ from mmengine.registry import MODELS, init_default_scope
 from oracle import Oracle
 from released_files import (
     MINI,
+    MINI_RAVLT,
     Detector,
     assert_holds,
     classifier,
+    imagenet_file,
     names_digest,
     numbered,
     uninitialised,
@@ -21,8 +23,9 @@ from released_files import (
 )
 from test_layout import OFFICIAL
 
-from backbone import RMT, VARIANTS
+from backbone import RAVLT, RMT, VARIANTS, MAViT
 from backbone.rmt import Variant
+from backbone.weights.families import family_in
 from backbone.weights.layout import as_classifier, as_released, recognise
 from backbone.weights.match import CheckpointError, load_backbone, load_model, match_checkpoint
 
@@ -166,7 +169,7 @@ def test_a_released_classifier_becomes_ours_and_the_released_one_again(mini, tmp
     config = ROOT / CONFIG.format('t')
     convert(tmp_path / 'file.pth', tmp_path / 'ours.pth', '--config', config)
     said = capsys.readouterr().out
-    assert 'renamed: all, as ours are' in said
+    assert 'renamed: as ours are' in said
     assert 'classification head (aux_head.weight, aux_head.bias)' in said
     ours = torch.load(tmp_path / 'ours.pth')['state_dict']
     assert ours.keys() == mini.state_dict().keys()
@@ -178,6 +181,44 @@ def test_a_released_classifier_becomes_ours_and_the_released_one_again(mini, tmp
     said = capsys.readouterr().out
     assert 'kind: classifier' in said
     assert 'complete: the backbone is' in said
+
+
+@pytest.mark.parametrize('network', [RAVLT, MAViT])
+def test_a_classifier_of_convolutions_becomes_ours_of_linear_layers_and_back(
+    network, tmp_path, monkeypatch, capsys
+):
+    built = {}
+    for kind in (RAVLT, MAViT):
+        monkeypatch.setitem(kind.sizes, 'tiny', replace(kind.sizes['tiny'], **MINI_RAVLT))
+        config = built[kind] = tmp_path / f'{kind.__name__}.py'
+        norm, width = dict(type='BN'), 1024 if kind is RAVLT else 2048
+        changes = dict(
+            backbone=dict(type=kind.__name__, norm_cfg=norm),
+            neck=dict(in_channels=48, out_channels=width, norm_cfg=norm),
+            head=dict(in_channels=width),
+        )
+        config.write_text(f'_base_ = {str(ROOT / CONFIG.format("t"))!r}\nmodel = {changes}')
+    config = built.pop(network)
+    (other,) = built.values()
+    models = [load_tool('convert_checkpoint').build(str(file), None) for file in (config, other)]
+    path = str(tmp_path / 'released.pth')
+    file = {'model': imagenet_file(models[0].backbone)['model']}
+    torch.save(file, path)
+    load_model(models[0], path)
+    assert_holds(models[0], as_classifier(family_in(models[0]).from_released(file['model']))[0])
+    with pytest.raises(CheckpointError, match=f'these are {network.__name__}-T weights; the conf'):
+        load_model(models[1], path)
+    convert(path, tmp_path / 'ours.pth', '--config', config)
+    assert 'renamed: as ours are' in capsys.readouterr().out
+    ours = torch.load(tmp_path / 'ours.pth')
+    assert ours['state_dict'].keys() == models[0].state_dict().keys()
+    convert(tmp_path / 'ours.pth', tmp_path / 'again.pth', '--to', 'released', '--config', config)
+    again = torch.load(tmp_path / 'again.pth')
+    assert again['model'].keys() == file['model'].keys()
+    assert all(torch.equal(again['model'][name], file['model'][name]) for name in file['model'])
+    assert {ours['meta']['rmt']['family'], again['meta']['rmt']['family']} == {network.__name__}
+    with pytest.raises(CheckpointError, match=f'these are {network.__name__}-T weights; the conf'):
+        convert(tmp_path / 'ours.pth', tmp_path / 'x.pth', '--config', other)
 
 
 def test_other_classes_start_from_a_file_without_the_last_layer(mini, tmp_path):

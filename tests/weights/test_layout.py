@@ -8,8 +8,9 @@ from mmengine.registry import MODELS
 from released_files import MINI, classifier, names_digest, with_tables
 
 from backbone import RMT, VARIANTS
-from backbone.weights import layout
-from backbone.weights.layout import FAMILIES, RMT_FILES, derived_tables, recognise, split_backbone
+from backbone.weights import families
+from backbone.weights.families import FAMILIES, RMT_FILES, derived_tables
+from backbone.weights.layout import recognise, split_backbone
 
 # SHA-256 of the sorted lines "name [shape]" of the released state dicts:
 # (downstream backbone, ImageNet's top, token labelling's top)
@@ -75,8 +76,8 @@ def test_another_size_is_described_by_its_channels_and_depths():
 
 
 def test_what_is_no_rmt_is_said_to_be_none():
-    other = recognise({'fc.weight': torch.zeros(3, 3)})
-    assert str(other) == f'weights of something else than {layout.FAMILY_NAMES}'
+    words = 'weights of something else than RMT, RAVLT or MAViT'
+    assert str(recognise({'fc.weight': torch.zeros(3, 3)})) == words
     assert recognise({}).kind == ''
 
 
@@ -105,11 +106,11 @@ def test_a_family_tells_its_names_apart(family):
         assert counters == [n for n in names if n.endswith('.num_batches_tracked')]
 
 
-def test_a_second_family_is_a_second_row_of_the_table(monkeypatch):
-    other = replace(RMT_FILES, name='Other', mark='.attn.', tops=('top.',))
-    monkeypatch.setattr(layout, 'FAMILIES', (RMT_FILES, other))
+def test_another_family_is_another_row_of_the_table(monkeypatch):
+    other = replace(RMT_FILES, name='Other', mark='.mixer.', tops=('top.',))
+    monkeypatch.setattr(families, 'FAMILIES', (*FAMILIES, other))
     ours = RMT('tiny').state_dict()
-    theirs = {name.replace('.retention.', '.attn.'): tensor for name, tensor in ours.items()}
+    theirs = {name.replace('.retention.', '.mixer.'): tensor for name, tensor in ours.items()}
     assert str(recognise(ours)) == 'RMT-T backbone'
     assert str(recognise(theirs)) == 'Other-T backbone'
     top = {'top.weight': torch.zeros(2)}

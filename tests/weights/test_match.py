@@ -21,7 +21,7 @@ from torch import nn
 
 from backbone import RMT, VARIANTS
 from backbone.weights.checkpoint import Checkpoint
-from backbone.weights.layout import FAMILY_NAMES
+from backbone.weights.families import FAMILY_NAMES
 from backbone.weights.match import (
     CheckpointError,
     load_backbone,

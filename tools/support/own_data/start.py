@@ -4,8 +4,9 @@ import os
 from dataclasses import dataclass
 
 from backbone.weights.checkpoint import CheckpointError, class_names, meta_in
+from backbone.weights.families import RMT_FILES
 from backbone.weights.fetch import local_file
-from backbone.weights.layout import FAMILIES, KINDS, Description, recognise
+from backbone.weights.layout import KINDS, Description, recognise
 from backbone.weights.read import read_checkpoint, state_dict_in
 from backbone.weights.write import progress
 from support.config import from_file
@@ -46,14 +47,14 @@ class Weights:
         """Read a file of any kind.
 
         Raises:
-            CheckpointError: it is unsafe, damaged, or none of a backbone that is known here.
+            CheckpointError: it is unsafe, damaged, or none of an RMT of the table's sizes.
         """
         path = local_file(file)
         checkpoint = read_checkpoint(path)
         state_dict = state_dict_in(checkpoint, path)
         description = recognise(state_dict)
-        if not description.arch:
-            sizes = ', '.join(size.letter for family in FAMILIES for size in family.sizes.values())
+        if not description.arch or description.family is not RMT_FILES:
+            sizes = ', '.join(size.letter for size in RMT_FILES.sizes.values())
             raise CheckpointError(f'{file}: {description}; --start takes RMT of the sizes {sizes}')
         necks = [state_dict[name].shape[0] for name in [NECK] if name in state_dict]
         heads = [state_dict[name].shape[1] for name in [SEGMENTOR] if name in state_dict]
