@@ -10,7 +10,7 @@ from . import loading as loading
 from . import torchvision_import as torchvision_import
 from .amp import amp_where_available
 from .averaging import BatchEMAHook
-from .checkpoints import WholeCheckpointHook
+from .checkpoints import FamilyHook, WholeCheckpointHook
 from .explain import ConfigError
 from .keys import apply_keys
 from .log import MainProcessLoggerHook
@@ -21,6 +21,7 @@ from .watch import ShortRunHook, StopAtInvalidLossHook
 __all__ = [
     'BatchEMAHook',
     'ConfigError',
+    'FamilyHook',
     'MainProcessLoggerHook',
     'PortableRunner',
     'RMTRunner',

@@ -5,11 +5,12 @@ from contextlib import suppress
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ..weights.checkpoint import CheckpointError
+from ..weights.families import family_in
 
 
 @register_backend('whole')
@@ -114,3 +115,15 @@ class WholeCheckpointHook(CheckpointHook):
     def _let_go(self) -> None:
         if isinstance(self.file_backend, _PatientBackend):
             self.file_backend.let_go()
+
+
+@HOOKS.register_module()
+class FamilyHook(Hook):
+    """Writes the family of the backbone into every checkpoint, whichever hook saves it.
+
+    RAVLT and MAViT have the same names and shapes: nothing else in a file tells them apart.
+    """
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if name := family_in(runner.model).name:
+            checkpoint['meta']['rmt'] = {'family': name}

@@ -163,9 +163,15 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-OWN_HOOKS = ('StrictLoadHook', 'SeedByIterationHook', 'ShortRunHook', 'StopAtInvalidLossHook')
-"""Weights load completely or are refused; a resumed run goes on as if it had not stopped; a run
-that is too short to learn warns, one that computes NaN ends."""
+OWN_HOOKS = (
+    'StrictLoadHook',
+    'FamilyHook',
+    'SeedByIterationHook',
+    'ShortRunHook',
+    'StopAtInvalidLossHook',
+)
+"""Weights load completely or are refused, and what is saved says what it is; a resumed run goes on
+as if it had not stopped; a run that is too short to learn warns, one that computes NaN ends."""
 
 
 @RUNNERS.register_module()

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from config_files import CONFIGS
 from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
 from processes import run
+from released_files import MINIS
 from resume_run import KINDS, build, lines, train
+from small_run import SmallModel, quick, small_config
 
 from backbone.engine.checkpoints import WholeCheckpointHook, WholeFileBackend
 from backbone.weights.checkpoint import CheckpointError
@@ -156,6 +160,32 @@ def test_the_same_step_may_be_saved_twice(
     # what a resumed run goes on from
     assert runner.message_hub.get_info('keep_ckpt_ids') == [6]
     assert runner.message_hub.get_info('last_ckpt') == str(folder / 'iter_6.pth')
+
+
+@MODELS.register_module()
+class Carrier(SmallModel):
+    """Has a backbone of ours, which takes no part."""
+
+    def __init__(self, network: str) -> None:
+        super().__init__()
+        self.deep = MODELS.build(dict(type=network, arch=MINIS_BY_NAME[network]))
+
+
+MINIS_BY_NAME = {network.__name__: arch for network, arch in MINIS.items()}
+
+
+@pytest.mark.parametrize('network', MINIS_BY_NAME)
+@pytest.mark.parametrize('hook', ['CheckpointHook', 'WholeCheckpointHook'])
+def test_every_checkpoint_says_the_family_of_its_backbone(
+    hook: str, network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick(monkeypatch)
+    cfg = small_config(tmp_path, epochs=1, model=dict(type='Carrier', network=network))
+    cfg.merge_from_dict(
+        dict(runner_type='RMTRunner', default_hooks=dict(checkpoint=dict(type=hook)))
+    )
+    Runner.from_cfg(cfg).train()
+    assert read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['rmt'] == {'family': network}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
