@@ -40,14 +40,15 @@ from backbone import RMT
 
 NO_CODE = {
     'backbone/           what another code base imports: torch and mmengine alone': 'the tree',
-    'tools ──> engine ──> weights ──> rmt ──> kernels/layers ──> layers ──> attention ──> '
-    'kernels/build': 'a drawing; tests/test_architecture.py holds it against the imports',
+    'tools ──> engine ──> weights ──> rmt ──> network ──> kernels/layers ──> layers ──> '
+    'attention ──> kernels/build': 'a drawing; tests/test_architecture.py holds it against the imports',
     'image (B, 3, H, W)': 'a drawing',
     'bytes ─ read.py ──> what is it? zip, safetensors, a web page …    refused: one line': (
         'a drawing'
     ),
     'tools/train.py CONFIG --cfg-options data_root=… pretrained=…': 'a drawing',
     'file: RMT_S.pth (220,257,148 bytes)': 'what a command prints',
+    'variant: RAVLT-S or MAViT-S': 'what a command prints',
 }
 """Blocks that are neither program, config nor commands, by their first line."""
 
