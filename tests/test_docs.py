@@ -41,7 +41,9 @@ from backbone import RMT
 NO_CODE = {
     'backbone/           what another code base imports: torch and mmengine alone': 'the tree',
     'tools ──> engine ──> weights ──> rmt ──> network ──> kernels/layers ──> layers ──> '
-    'attention ──> kernels/build': 'a drawing; tests/test_architecture.py holds it against the imports',
+    'attention ──> kernels/build': (
+        'a drawing; tests/test_architecture.py holds it against the imports'
+    ),
     'image (B, 3, H, W)': 'a drawing',
     'bytes ─ read.py ──> what is it? zip, safetensors, a web page …    refused: one line': (
         'a drawing'
