@@ -14,7 +14,16 @@ from torch import Tensor
 
 from . import ravlt
 from .attention.positions import Tables
-from .attention.rotary import by_head, feature, in_float32, on_grid, turn
+from .attention.rotary import (
+    by_head,
+    feature,
+    in_float32,
+    in_slabs,
+    on_grid,
+    rows_of,
+    slabs,
+    turn,
+)
 
 VARIANTS: dict[str, ravlt.Variant] = {
     arch: replace(size, released_name=f'MALA_{size.letter}')
@@ -41,19 +50,23 @@ def mala_as_written(q: Tensor, k: Tensor, v: Tensor, tables: Tables) -> Tensor:
 
 @in_float32
 def mala(q: Tensor, k: Tensor, v: Tensor, tables: Tables) -> Tensor:
-    """The same, with as few tensors of the queries' size as can be."""
-    grid, scale = v, q.shape[-1] ** -0.5
-    k, values = feature(k), by_head(v)  # (B, n, L, d)
-    mean = by_head(k).mean(2).unsqueeze(-1) * scale  # (B, n, d, 1)
-    sums = by_head(turn(k, tables)).transpose(-1, -2) @ values * (scale / values.shape[2])
-    del k
-    q = feature(q)
-    z = by_head(q) @ mean  # (B, n, L, 1)
-    out, mean = by_head(turn(q, tables)) @ sums, values.mean(2, keepdim=True)
-    factor = 1 + 1 / (z + EPS)
-    if torch.is_grad_enabled():
-        return on_grid(out * factor - z * mean, grid)
-    return on_grid(out.mul_(factor).addcmul_(z, mean, value=-1), grid)
+    """The same in slabs of rows."""
+    places, scale = q.shape[1] * q.shape[2], q.shape[-1] ** -0.5
+    keys = sums = 0  # of k (B, n, d), R(k) v^T (B, n, d, d)
+    for rows in slabs(k):
+        part = feature(k[:, rows])
+        keys = keys + part.sum((1, 2))
+        turned = by_head(turn(part, rows_of(tables, rows)))
+        sums = sums + turned.transpose(-1, -2) @ by_head(v[:, rows])
+    keys, sums = keys.unsqueeze(-1) * (scale / places), sums * (scale / places)
+    mean = v.mean((1, 2)).unsqueeze(2)  # (B, n, 1, d)
+
+    def look(q: Tensor, tables: Tables) -> Tensor:
+        q = feature(q)
+        z = by_head(q) @ keys  # (B, n, places, 1)
+        return on_grid((1 + 1 / (z + EPS)) * (by_head(turn(q, tables)) @ sums) - z * mean, q)
+
+    return in_slabs(look, q, tables)
 
 
 @MODELS.register_module()

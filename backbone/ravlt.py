@@ -22,7 +22,10 @@ from .attention.rotary import (
     by_head,
     feature,
     in_float32,
+    in_slabs,
     on_grid,
+    rows_of,
+    slabs,
     turn,
 )
 from .layers import GatedBlock
@@ -113,20 +116,30 @@ def rala_as_written(q: Tensor, k: Tensor, v: Tensor, tables: Tables) -> Tensor:
 
 @in_float32
 def rala(q: Tensor, k: Tensor, v: Tensor, tables: Tables) -> Tensor:
-    """The same, with as few tensors of the queries' size as can be."""
-    grid = v
-    q, k = feature(q), feature(k)
-    queries, keys = by_head(q), by_head(k)  # (B, n, L, d)
-    mean = queries.mean(2).unsqueeze(-1) * q.shape[-1] ** -0.5  # (B, n, d, 1)
-    weights = (keys @ mean).softmax(dim=2)  # (B, n, L, 1)
-    weight_of_keys = keys.transpose(-1, -2) @ weights  # (B, n, d, 1)
-    turned = by_head(turn(k, tables))
-    turned = turned * weights if torch.is_grad_enabled() else turned.mul_(weights)
-    sums = turned.transpose(-1, -2) @ by_head(v)  # (B, n, d, d)
-    del k, keys, turned
-    total = queries @ weight_of_keys + EPS  # (B, n, L, 1)
-    out = by_head(turn(q, tables)) @ sums
-    return on_grid(out / total if torch.is_grad_enabled() else out.div_(total), grid)
+    """The same in slabs of rows; the softmax goes along with the highest score so far."""
+    places = q.shape[1] * q.shape[2]
+    mean = sum(feature(q[:, rows]).sum((1, 2)) for rows in slabs(q))  # (B, n, d)
+    mean = mean.unsqueeze(-1) * (q.shape[-1] ** -0.5 / places)
+    highest = torch.full_like(mean[:, :, :1], -torch.inf)  # (B, n, 1, 1)
+    total = keys = sums = (
+        0  # of the weights; and, by them, of k (B, n, d, 1), R(k) v^T (B, n, d, d)
+    )
+    for rows in slabs(k):
+        part = feature(k[:, rows])
+        scores = by_head(part) @ mean  # (B, n, places, 1)
+        before, highest = highest, torch.maximum(highest, scores.detach().amax(2, keepdim=True))
+        weights, less = (scores - highest).exp(), (before - highest).exp()
+        total = total * less + weights.sum(2, keepdim=True)
+        keys = keys * less + by_head(part).transpose(-1, -2) @ weights
+        values = by_head(v[:, rows]) * weights
+        sums = sums * less + by_head(turn(part, rows_of(tables, rows))).transpose(-1, -2) @ values
+    keys, sums = keys / total, sums / total
+
+    def look(q: Tensor, tables: Tables) -> Tensor:
+        q = feature(q)
+        return on_grid(by_head(turn(q, tables)) @ sums / (by_head(q) @ keys + EPS), q)
+
+    return in_slabs(look, q, tables)
 
 
 # --- the network ---------------------------------------------------------------------------------

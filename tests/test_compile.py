@@ -1,5 +1,6 @@
 """torch.compile takes the whole model as one graph, which serves every size."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor import config as inductor
 
-from backbone import RMT, ManhattanAttention
+from backbone import RAVLT, RMT, ManhattanAttention, MAViT
 
 SMALL = dict(
     channels=(8, 8, 16, 16),
@@ -21,6 +22,15 @@ SMALL = dict(
     layer_scale=(None, None, 0.5, 0.5),
     drop_path=0.0,
 )
+SMALL_RAVLT = dict(
+    channels=(8, 8, 16, 16),
+    depths=(1, 1, 1, 1),
+    heads=(1, 2, 2, 2),
+    ffn_ratio=(2, 2, 2, 2),
+    layer_scale=(0.5, 0.5, 0.5, 0.5),
+    drop_path=0.0,
+)
+FAMILIES = {'RMT': (RMT, SMALL), 'RAVLT': (RAVLT, SMALL_RAVLT), 'MAViT': (MAViT, SMALL_RAVLT)}
 SIZES = [(64, 96), (96, 64), (75, 118), (128, 160)]
 
 
@@ -32,10 +42,14 @@ def fresh_compiler():
 
 
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
-@pytest.mark.parametrize('attention', ['naive', 'fused', 'auto'])
-def test_one_graph_serves_every_size(attention, training):
+@pytest.mark.parametrize(
+    ('family', 'attention'),
+    [*itertools.product(['RMT'], ['naive', 'fused', 'auto']), ('RAVLT', 'auto'), ('MAViT', 'auto')],
+)
+def test_one_graph_serves_every_size(family, attention, training):
     torch.manual_seed(0)
-    model = RMT(SMALL, out_indices=(0, 2), attention=attention).train(training)
+    kind, size = FAMILIES[family]
+    model = kind(size, out_indices=(0, 2), attention=attention).train(training)
     counter = CompileCounterWithBackend('eager')
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
     graphs = []
@@ -50,10 +64,14 @@ def test_one_graph_serves_every_size(attention, training):
     assert graphs == [1] * len(SIZES)
 
 
-@pytest.mark.parametrize('attention', ['fused', 'auto'])
-def test_compiled_gradients_equal_eager_ones(attention):
+@pytest.mark.parametrize(
+    ('family', 'attention'),
+    [('RMT', 'fused'), ('RMT', 'auto'), ('RAVLT', 'auto'), ('MAViT', 'auto')],
+)
+def test_compiled_gradients_equal_eager_ones(family, attention):
     torch.manual_seed(0)
-    model = RMT(SMALL, out_indices=(2,), attention=attention)
+    kind, size = FAMILIES[family]
+    model = kind(size, out_indices=(2,), attention=attention)
     x = recipe_input((1, 3, 64, 96))
     gradients = []
     for run in (model, torch.compile(model, backend='aot_eager', fullgraph=True)):
@@ -106,6 +124,17 @@ def test_default_backend_serves_every_size(axial, training, quick_inductor):
     torch.manual_seed(0)
     size = SMALL | dict(axial=(axial, False, False, False))
     model = RMT(size, out_indices=(0,), attention='auto').train(training)
+    shapes = [(1, 3, 64, 96), (1, 3, 75, 118), (1, 3, 96, 64)]
+    assert_generated_code_equals_eager(model, shapes, quick_inductor, dynamic=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
+@pytest.mark.parametrize('family', ['RAVLT', 'MAViT'])
+def test_default_backend_serves_every_size_of_the_others(family, training, quick_inductor):
+    torch.manual_seed(0)
+    kind, size = FAMILIES[family]
+    model = kind(size, out_indices=(0,)).train(training)
     shapes = [(1, 3, 64, 96), (1, 3, 75, 118), (1, 3, 96, 64)]
     assert_generated_code_equals_eager(model, shapes, quick_inductor, dynamic=True)
 

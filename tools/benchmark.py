@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Time and memory of the backbones: RMT in each implementation, the plain formula, and rivals.
+"""Time and memory of the backbones: ours in each implementation, the plain formula, and rivals.
 
 Each measurement runs in a process of its own. OUT gets benchmark.json (kept up to date while it
 runs; what it already holds is not measured again), a table and plots.
@@ -7,7 +7,8 @@ runs; what it already holds is not measured again), a table and plots.
 A machine is not as fast at one minute as at the next: --rounds measures every case that many times,
 in turn, and takes all its times together.
 
-  tools/benchmark.py                                  everything, about 25 minutes on two CPU cores
+  tools/benchmark.py                                  RMT and rivals, 25 minutes on two CPU cores
+  tools/benchmark.py --models ravlt-t mavit-s         of RAVLT and MAViT what is named
   tools/benchmark.py --models rmt-t swin-t --sizes 512x512 --modes inference
 """
 
@@ -31,6 +32,7 @@ from support.files import atomic_write
 from support.paths import TOOLS
 
 ATTENTION = ['naive', 'fused', 'kernel', 'auto']
+OF_ALL = ['naive', 'fused', 'auto']  # of every family; the others are RMT's
 MODES = ['inference', 'training', 'training-cp']
 GROWTH = [512, 1024, 1536, 2048]
 
@@ -78,13 +80,15 @@ def plan(args: argparse.Namespace) -> list[Case]:
     )
     cases = [common]
     here = [name for name in RIVALS if has_package(RIVALS[name]['type'].partition('.')[0])]
-    for mode, model in itertools.product(args.modes, args.models or [*VARIANT_LETTERS, *here]):
+    rmt = [name for name, (family, _) in VARIANT_LETTERS.items() if family == 'RMT']
+    for mode, model in itertools.product(args.modes, args.models or [*rmt, *here]):
         ours = model in VARIANT_LETTERS
+        names = args.attention if model in rmt else [n for n in args.attention if n in OF_ALL]
         if mode == 'training-cp' and not ours:
             continue
         default = '800x1280' if mode == 'inference' else '512x512'
         for size, attention in itertools.product(
-            args.sizes or [default], args.attention if ours else ['']
+            args.sizes or [default], names if ours else ['']
         ):
             height, width = parse_size(size)
             case = replace(common, model=model, mode=mode, attention=attention)

@@ -111,6 +111,36 @@ def feature(x: Tensor) -> Tensor:
     return F.elu(x).add_(1)
 
 
+SLAB_BYTES = 2**21
+"""Of the queries that are taken at once on a CPU, where no gradients are computed: what is made of
+them is never whole and stays in the cache."""
+
+
+def slabs(x: Tensor) -> list[slice]:
+    """The rows of a grid that are taken at once, all of them in turn; x (B, H, W, n, d)."""
+    H = x.shape[1]
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != 'cpu':
+        return [slice(0, H)]
+    rows = max(1, SLAB_BYTES // (x[:, :1].numel() * x.element_size()))
+    return [slice(top, min(top + rows, H)) for top in range(0, H, rows)]
+
+
+def rows_of(tables: Tables, rows: slice) -> Tables:
+    """The tables of some rows of the grid."""
+    return tuple(table[rows] for table in tables)
+
+
+def in_slabs(way: Callable[[Tensor, Tables], Tensor], q: Tensor, tables: Tables) -> Tensor:
+    """What ``way`` makes of queries (B, H, W, n, d), slab by slab."""
+    first, *others = slabs(q)
+    if not others:
+        return way(q, tables)
+    out = torch.empty_like(q, memory_format=torch.contiguous_format)
+    for rows in (first, *others):
+        out[:, rows] = way(q[:, rows], rows_of(tables, rows))
+    return out
+
+
 def in_float32(way: Way) -> Way:
     """The same with its sums in float32, or float64, also of halves and under autocast.
 

@@ -6,6 +6,7 @@ replaced what they pass by.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.parametrize import is_parametrized
@@ -112,15 +113,22 @@ class Retention(plain.Retention):
 
 
 class GatedAttention(plain.GatedAttention):
-    """Adds the local enhancement and multiplies with the gate in place."""
+    """Adds the local enhancement and multiplies with the gate in place.
+
+    Without gradients, queries, keys and values are dense tensors of their own, and the gate is made
+    when they are gone.
+    """
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        if not applies(x, self.qkvo, self.lepe, self.lepe.conv):
+        if not applies(x, self.qkvo, self.lepe, self.lepe.conv) or torch.is_grad_enabled():
             return super().forward(x, attend)
-        q, k, v, o = self.qkvo(x).chunk(4, dim=-1)
+        parts = list(zip(self.qkvo.weight.chunk(4), self.qkvo.bias.chunk(4), strict=True))
+        q, k, v = (F.linear(x, *part) for part in parts[:3])
         out = attend(*(self.split(t) for t in (q, k, v)))
-        out = sum_of(self.lepe(v), out.flatten(-2))
-        return self.proj(out * o if torch.is_grad_enabled() else out.mul_(o))
+        del q, k
+        out = self.lepe(v).add_(out.flatten(-2))
+        del v
+        return self.proj(out.mul_(F.linear(x, *parts[3])))
 
 
 class FFN(plain.FFN):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from released_files import MINI
+from families import FAMILIES
 from torch import nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from backbone import RMT, layers
 from backbone.attention import StageAttention
 from backbone.kernels.layers import accelerate
+from backbone.network import Network
 
 PARAMETRIZED = (nn.Conv2d, nn.Linear)
 
@@ -22,11 +23,11 @@ def image(seed: int = 0) -> torch.Tensor:
     return torch.randn(2, 3, 32, 48, generator=torch.Generator().manual_seed(seed))
 
 
-def pair(plain_attention: str = 'naive') -> tuple[RMT, RMT]:
+def pair(plain_attention: str = 'naive', family: str = 'RMT') -> tuple[Network, Network]:
     """A network of plain layers and one of fast ones, of the same weights."""
     torch.manual_seed(0)
-    plain = RMT(MINI, attention=plain_attention, drop_path_rate=0.0).eval()
-    fast = RMT(MINI, drop_path_rate=0.0).eval()
+    plain = FAMILIES[family](attention=plain_attention, drop_path_rate=0.0).eval()
+    fast = FAMILIES[family](drop_path_rate=0.0).eval()
     fast.load_state_dict(plain.state_dict())
     return plain, fast
 
@@ -44,14 +45,15 @@ def assert_same(compute: Callable[[RMT], object], tolerance: float = 1e-4) -> No
     'record', [lambda m: torch.jit.trace(m, image()), lambda m: make_fx(m)(image())],
     ids=['jit.trace', 'make_fx'],
 )  # fmt: skip
-def test_what_is_recorded_computes_another_image(record, gradients):
-    _, model = pair()
+@pytest.mark.parametrize('family', FAMILIES)
+def test_what_is_recorded_computes_another_image(family, record, gradients):
+    _, model = pair(family=family)
     with torch.set_grad_enabled(gradients):
         recorded = record(model)
         torch.testing.assert_close(recorded(image(1)), model(image(1)), rtol=1e-4, atol=1e-4)
 
 
-def loss(model: RMT, parameters: dict) -> torch.Tensor:
+def loss(model: Network, parameters: dict) -> torch.Tensor:
     features = torch.func.functional_call(model, parameters, (image(),))
     return sum(f.square().mean() for f in features)
 
@@ -65,8 +67,9 @@ def test_functional_call_takes_other_parameters():
     assert_same(compute)
 
 
-def test_grad_of_torch_func_equals_backward():
-    _, model = pair()
+@pytest.mark.parametrize('family', FAMILIES)
+def test_grad_of_torch_func_equals_backward(family):
+    _, model = pair(family=family)
     parameters = {k: p.detach() for k, p in model.named_parameters()}
     gradients = torch.func.grad(lambda p: loss(model, p))(parameters)
     loss(model, dict(model.named_parameters())).backward()

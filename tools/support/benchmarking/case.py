@@ -18,7 +18,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-VARIANT_LETTERS = {'rmt-t': 'tiny', 'rmt-s': 'small', 'rmt-b': 'base', 'rmt-l': 'large'}
+SIZES = {'t': 'tiny', 's': 'small', 'b': 'base', 'l': 'large'}
+VARIANT_LETTERS = {
+    f'{family.lower()}-{letter}': (family, arch)
+    for family in ('RMT', 'RAVLT', 'MAViT')
+    for letter, arch in SIZES.items()
+}
+"""Our backbones by name: type and ``arch``."""
 RIVALS = {
     'swin-t': dict(type='mmdet.SwinTransformer', depths=(2, 2, 6, 2)),
     'swin-s': dict(type='mmdet.SwinTransformer', depths=(2, 2, 18, 2)),
@@ -38,10 +44,10 @@ class Case:
 
     Attributes:
         model: a key of VARIANT_LETTERS or RIVALS, or ``matrix`` (the machine's matrix rate).
-        attention: of RMT, a name in :mod:`backbone.attention`; empty for a rival.
+        attention: a name that the backbone's family has; empty for a rival.
         mode: 'inference', 'training' (forward and backward), or 'training-cp' (with_cp).
-        part: 'all', 'axial' (the stages of axial attention with the stem), 'attention' (the whole
-            attention of the first stage that has one, alone), 'frame' (all but the blocks).
+        part: 'all', 'frame' (all but the blocks), and of RMT 'axial' (the stages of axial attention
+            with the stem), 'attention' (the whole attention of the first stage that has one, alone).
         height: of the image; so is width.
         dtype: 'float32', or 'bfloat16' / 'float16' under autocast.
         seconds: no further repetition starts after so long.
@@ -182,18 +188,21 @@ def build(case: Case) -> tuple[Callable[[], tuple], nn.Module]:
 
 
 def build_model(case: Case) -> nn.Module:
-    if case.model in VARIANT_LETTERS:
-        from backbone import RMT, VARIANTS
+    from mmengine.registry import MODELS, init_default_scope
 
-        arch = VARIANT_LETTERS[case.model]
-        axial = VARIANTS[arch].axial
-        indices = [i for i in range(4) if axial[i]] if case.part == 'axial' else range(4)
-        model = RMT(arch, indices, attention=case.attention, with_cp=case.mode == 'training-cp')
+    if case.model in VARIANT_LETTERS:
+        import backbone
+
+        family, arch = VARIANT_LETTERS[case.model]
+        indices = range(4)
+        if case.part == 'axial':
+            indices = [i for i, axial in enumerate(backbone.VARIANTS[arch].axial) if axial]
+        with_cp = case.mode == 'training-cp'
+        options = dict(arch=arch, out_indices=indices, attention=case.attention, with_cp=with_cp)
+        model = MODELS.build(dict(type=family, **options))
         for stage in model.layers if case.part == 'frame' else ():
             stage.blocks = nn.ModuleList()
         return model
-    from mmengine.registry import MODELS, init_default_scope
-
     init_default_scope('mmdet')
     return MODELS.build(RIVALS[case.model])
 
