@@ -50,7 +50,8 @@ def image(height: int = 64, width: int = 96, batch: int = 1) -> torch.Tensor:
 
 
 def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a.double() - b.double()).norm() / b.double().norm())
+    a, b = a.detach().double(), b.detach().double()
+    return float((a - b).norm() / b.norm())
 
 
 def unless_quick(cases, quick):

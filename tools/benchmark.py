@@ -87,9 +87,7 @@ def plan(args: argparse.Namespace) -> list[Case]:
         if mode == 'training-cp' and not ours:
             continue
         default = '800x1280' if mode == 'inference' else '512x512'
-        for size, attention in itertools.product(
-            args.sizes or [default], names if ours else ['']
-        ):
+        for size, attention in itertools.product(args.sizes or [default], names if ours else ['']):
             height, width = parse_size(size)
             case = replace(common, model=model, mode=mode, attention=attention)
             operators = ours and mode == 'inference'

@@ -46,8 +46,9 @@ class Case:
         model: a key of VARIANT_LETTERS or RIVALS, or ``matrix`` (the machine's matrix rate).
         attention: a name that the backbone's family has; empty for a rival.
         mode: 'inference', 'training' (forward and backward), or 'training-cp' (with_cp).
-        part: 'all', 'frame' (all but the blocks), and of RMT 'axial' (the stages of axial attention
-            with the stem), 'attention' (the whole attention of the first stage that has one, alone).
+        part: 'all', 'frame' (all but the blocks); of RMT also 'axial' (the stages of axial
+            attention with the stem), 'attention' (the whole attention of the first stage that has
+            it, alone).
         height: of the image; so is width.
         dtype: 'float32', or 'bfloat16' / 'float16' under autocast.
         seconds: no further repetition starts after so long.
