@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..kernels import build
 from . import IMPLEMENTATIONS, kept_tables, nothing
 from .positions import Tables, rotate, rotate_complex, row_column_cos_sin
 
@@ -119,7 +120,8 @@ them is never whole and stays in the cache."""
 def slabs(x: Tensor) -> list[slice]:
     """The rows of a grid that are taken at once, all of them in turn; x (B, H, W, n, d)."""
     H = x.shape[1]
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != 'cpu':
+    recorded = torch.compiler.is_compiling() or build.escaped()
+    if recorded or torch.is_grad_enabled() or x.device.type != 'cpu':
         return [slice(0, H)]
     rows = max(1, SLAB_BYTES // (x[:, :1].numel() * x.element_size()))
     return [slice(top, min(top + rows, H)) for top in range(0, H, rows)]
