@@ -26,6 +26,8 @@ from support.config import load_config
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from backbone.weights.families import FAMILIES
+
 COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 DEFAULT_SHAPE = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
 """By task, as in the paper; its RMT-T under Semantic FPN was counted at 512 512."""
@@ -40,10 +42,14 @@ class Cost:
     flops_total: int
 
 
+_BACKBONES: dict[tuple[str, tuple[int, int]], tuple[tuple[Tensor, ...], Cost]] = {}
+"""By config and image size: features (shapes alone) and cost, which many rows share."""
+
+
 def count(cfg: Config, shape: tuple[int, int]) -> dict[str, Cost]:
     """Costs of one image of ``shape`` (height, width) in backbone, neck, heads, and all of them."""
     model_cfg = copy.deepcopy(cfg.model)
-    if model_cfg.backbone.type == 'RMT':
+    if model_cfg.backbone.type in {family.name for family in FAMILIES}:
         model_cfg.backbone.attention = 'naive'  # the formula as it stands: every product shows
     if model_cfg.type == 'ImageClassifier':
         model_cfg.pop('train_cfg', None)  # mixes batches, and says so
@@ -54,7 +60,10 @@ def count(cfg: Config, shape: tuple[int, int]) -> dict[str, Cost]:
 
     image = torch.empty(1, 3, *shape, device='meta')
     costs = {}
-    features, costs['backbone'] = measure([model.backbone], lambda: model.backbone(image))
+    key = json.dumps(model_cfg.backbone, sort_keys=True, default=str), shape
+    if key not in _BACKBONES:
+        _BACKBONES[key] = measure([model.backbone], lambda: model.backbone(image))
+    features, costs['backbone'] = _BACKBONES[key]
     if model.with_neck:
         features, costs['neck'] = measure([model.neck], lambda: model.neck(features))
     _, costs['heads'] = measure(heads, lambda: _run_heads(model, features))

@@ -1,25 +1,28 @@
-"""Every config in the folders builds, trains and predicts; all parameters take part."""
+"""Configs of every recipe build, train and predict; all parameters take part."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from config_files import CONFIGS
+from config_files import RECIPES
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from backbone.engine import apply_keys
-from backbone.rmt import VARIANTS
+from backbone.mavit import MAViT
+from backbone.ravlt import RAVLT
+from backbone.rmt import RMT
 
 
 @pytest.fixture(autouse=True)
 def _shallow(monkeypatch):
     """Few blocks; test_get_flops.py builds every config at full depth."""
-    for name, variant in VARIANTS.items():
-        monkeypatch.setitem(VARIANTS, name, replace(variant, depths=(1, 1, 2, 1)))
+    for family in (RMT, RAVLT, MAViT):
+        for name, size in family.sizes.items():
+            monkeypatch.setitem(family.sizes, name, replace(size, depths=(1, 1, 2, 1)))
 
 
 def reduced(path: Path, coco: Path, ade: Path) -> Config:
@@ -66,7 +69,7 @@ def limit_regions(node) -> None:
             limit_regions(value)
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_config_builds_trains_a_step_and_predicts(path, tiny_coco, tiny_ade):
     torch.manual_seed(0)
     cfg = reduced(path, tiny_coco, tiny_ade)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from config_files import CONFIGS
+from config_files import RECIPES, family_and_size
 from conftest import ROOT
 from mmcv.transforms import Compose
 from mmengine.config import Config
@@ -21,7 +21,9 @@ from tiny_data import write_ade, write_coco
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from backbone.engine import RMTRunner, amp, apply_keys
-from backbone.rmt import VARIANTS
+from backbone.mavit import MAViT
+from backbone.ravlt import RAVLT
+from backbone.rmt import RMT, VARIANTS
 
 FAMILIES = {
     'mask_rcnn_1x': 'det_configs/mask_rcnn_rmt_t_fpn_1x_coco.py',
@@ -31,8 +33,12 @@ FAMILIES = {
     'fpn': 'seg_configs/fpn_rmt_t_80k_ade20k.py',
     'upernet': 'seg_configs/upernet_rmt_t_160k_ade20k.py',
 }
-VARIANT = {variant.letter.lower(): variant for variant in VARIANTS.values()}
-DROP_PATH = {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.5}
+KINDS = {'rmt': RMT, 'ravlt': RAVLT, 'mavit': MAViT}
+DROP_PATH = {
+    'rmt': {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.5},
+    'ravlt': {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.55},
+    'mavit': {'t': 0.1, 's': 0.15, 'b': 0.4, 'l': 0.55},
+}
 
 
 def load(path: str) -> Config:
@@ -232,7 +238,7 @@ SCALES = {
 }
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_precision_and_loss_scale_on_a_gpu_are_the_released_ones(path, monkeypatch):
     monkeypatch.setattr(amp, 'on_cpu', lambda: False)
     monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
@@ -251,16 +257,18 @@ def test_precision_and_loss_scale_on_a_gpu_are_the_released_ones(path, monkeypat
     assert model.weight.isfinite().all()  # the step was left out
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_config_has_the_backbone_of_its_name(path):
-    backbone = build_on_meta(load(path)).backbone
-    letter = path.stem.split('_rmt_')[1][0]
-    assert backbone.variant == VARIANT[letter]
+    family, letter = family_and_size(path)
+    with torch.device('meta'):
+        backbone = MODELS.build(load(path).model.backbone)
+    assert type(backbone) is KINDS[family]
+    assert backbone.variant.letter == letter.upper()
+    assert backbone.variant in KINDS[family].sizes.values()
     blocks = [block for stage in backbone.layers for block in stage.blocks]
     assert blocks[0].drop_path.rate == 0
-    assert blocks[-1].drop_path.rate == pytest.approx(
-        DROP_PATH.get(letter, VARIANT[letter].drop_path)
-    )
+    drop_path = DROP_PATH[family].get(letter, backbone.variant.drop_path)
+    assert blocks[-1].drop_path.rate == pytest.approx(drop_path)
     norms = {type(m) for m in backbone.modules() if isinstance(m, _BatchNorm)}
     assert norms == {torch.nn.SyncBatchNorm}
     stages = (1, 2, 3) if 'retinanet' in path.stem else (0, 1, 2, 3)
@@ -298,7 +306,7 @@ def test_retinanet_makes_its_extra_levels_from_the_last_feature():
     assert [f.shape[-1] for f in model.neck(features)] == [64, 32, 16, 8, 4]
 
 
-@pytest.mark.parametrize('path', [p for p in CONFIGS if p.parent.name == 'seg_configs'])
+@pytest.mark.parametrize('path', [p for p in RECIPES if p.parent.name == 'seg_configs'])
 def test_segmentation_keeps_the_best_miou(path):
     assert load(path).default_hooks.checkpoint.save_best == 'mIoU'
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from config_files import CONFIGS
+from config_files import RECIPES
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
@@ -188,6 +188,6 @@ def test_every_checkpoint_says_the_family_of_its_backbone(
     assert read_checkpoint(tmp_path / 'epoch_1.pth')['meta']['rmt'] == {'family': network}
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_every_config_saves_this_way(path: Path) -> None:
     assert Config.fromfile(path).default_hooks.checkpoint.type == 'WholeCheckpointHook'

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from config_files import CONFIGS
+from config_files import RECIPES
 from conftest import DET_CONFIG, ROOT
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -33,7 +33,7 @@ def data_strings(cfg):
     ]
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_one_key_moves_every_path(path):
     cfg = Config.fromfile(path)
     assert any(text.startswith('data/') for text in data_strings(cfg))

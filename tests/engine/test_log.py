@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from config_files import CONFIGS
+from config_files import RECIPES
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 from backbone.engine import log
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_one_process_alone_writes_the_metrics(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

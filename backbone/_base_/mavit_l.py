@@ -1,0 +1,8 @@
+"""MAViT-L: `backbone` goes into `model.backbone`, `channels` tells necks and heads its widths."""
+
+_base_ = './runtime.py'
+
+from importlib import import_module  # noqa: E402  (an import above `_base_` makes another kind of config)
+
+backbone = dict(type='MAViT', arch='large', norm_cfg=dict(type='SyncBN'))
+channels = list(import_module('backbone.mavit').VARIANTS['large'].channels)

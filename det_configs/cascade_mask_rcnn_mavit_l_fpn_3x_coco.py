@@ -1,0 +1,6 @@
+"""Cascade Mask R-CNN with MAViT-L on COCO, 36 epochs, multi-scale crops."""
+
+_base_ = ['./_base_/cascade_mask_rcnn_3x.py', '../backbone/_base_/mavit_l.py']
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))
+train_dataloader = dict(batch_size=1)  # as released: 1 image a GPU

@@ -1,0 +1,5 @@
+"""Mask R-CNN with RAVLT-S on COCO, 36 epochs, multi-scale crops."""
+
+_base_ = ['./_base_/mask_rcnn_3x.py', '../backbone/_base_/ravlt_s.py']
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

@@ -1,0 +1,5 @@
+"""RetinaNet with MAViT-T on COCO, 12 epochs."""
+
+_base_ = ['./_base_/retinanet_1x.py', '../backbone/_base_/mavit_t.py']
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels[1:]))

@@ -1,0 +1,5 @@
+"""Semantic FPN with MAViT-S on ADE20K, 80,000 iterations."""
+
+_base_ = ['./_base_/fpn_80k.py', '../backbone/_base_/mavit_s.py']
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))
