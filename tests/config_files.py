@@ -14,16 +14,17 @@ def family_and_size(path: Path) -> tuple[str, str]:
 
 
 def _smallest() -> set[Path]:
-    """Of each recipe and family the config with the smallest backbone."""
-    found: dict[str, Path] = {}
+    """Of each head and family the config with the smallest backbone."""
+    found: dict[tuple[str, ...], Path] = {}
     for path in sorted(CONFIGS, key=lambda p: 'tsbl'.index(family_and_size(p)[1])):
         family, size = family_and_size(path)
-        found.setdefault(path.stem.replace(f'_{family}_{size}_', f'_{family}_'), path)
+        head = path.stem.partition(f'_{family}_{size}_')[0]
+        found.setdefault((path.parent.name, head, family), path)
     return set(found.values())
 
 
 RECIPES = [p for p in CONFIGS if family_and_size(p)[0] == 'rmt' or p in _smallest()]
-"""Every config of RMT, and of its successors the smallest of each recipe.
+"""Every config of RMT, and of its successors the smallest of each head.
 
 That the others say the same, configs/test_successors.py proves by their text.
 """
