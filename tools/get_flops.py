@@ -7,28 +7,32 @@ Neither counts element-wise work (norms, softmax, GELU). One multiply-add counts
 The model runs on PyTorch's meta device, shapes without numbers: any size takes seconds and nothing
 depends on weights or images. The heads of two-stage detectors see as many proposals and masks as
 their test settings allow (1000 and 100), as the papers' counter did. Heads that only train
-(UperNet's auxiliary head) have parameters but no multiply-adds.
+(UperNet's auxiliary head) have parameters but no multiply-adds. What deformable attention (DINO,
+Mask2Former) sums over sampled places is no matrix product.
 """
 
 import argparse
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import BaseDataElement
 from support import cli
 from support.config import load_config
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from backbone.weights.families import FAMILIES
 
-COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MultiheadAttention)
+DEVICE = 'meta'
 DEFAULT_SHAPE = {'mmdet': (800, 1280), 'mmseg': (512, 2048), 'mmpretrain': (224, 224)}
 """By task, as in the paper; its RMT-T under Semantic FPN was counted at 512 512."""
 
@@ -42,7 +46,7 @@ class Cost:
     flops_total: int
 
 
-_BACKBONES: dict[tuple[str, tuple[int, int]], tuple[tuple[Tensor, ...], Cost]] = {}
+_BACKBONES: dict[tuple[str, tuple[int, int], str], tuple[tuple[Tensor, ...], Cost]] = {}
 """By config and image size: features (shapes alone) and cost, which many rows share."""
 
 
@@ -54,19 +58,24 @@ def count(cfg: Config, shape: tuple[int, int]) -> dict[str, Cost]:
     if model_cfg.type == 'ImageClassifier':
         model_cfg.pop('train_cfg', None)  # mixes batches, and says so
     init_default_scope(cfg.default_scope)
-    with torch.device('meta'):
+    with torch.device(DEVICE):
         model = MODELS.build(model_cfg).eval()
-    heads = [part for name, part in model.named_children() if name.endswith('head')]
+    parts = dict(model.named_children())
+    heads = [part for name, part in parts.items() if name not in ('backbone', 'neck')]
 
-    image = torch.empty(1, 3, *shape, device='meta')
+    image = torch.empty(1, 3, *shape, device=DEVICE)
     costs = {}
-    key = json.dumps(model_cfg.backbone, sort_keys=True, default=str), shape
+    key = json.dumps(model_cfg.backbone, sort_keys=True, default=str), shape, DEVICE
     if key not in _BACKBONES:
         _BACKBONES[key] = measure([model.backbone], lambda: model.backbone(image))
     features, costs['backbone'] = _BACKBONES[key]
     if model.with_neck:
         features, costs['neck'] = measure([model.neck], lambda: model.neck(features))
-    _, costs['heads'] = measure(heads, lambda: _run_heads(model, features))
+    with SizesWithNumbers():
+        _, cost = measure(heads, lambda: _run_heads(model, features, shape))
+    params = sum(p.numel() for p in model.parameters())
+    # also what stands in the model itself, as DINO's embedding of levels
+    costs['heads'] = replace(cost, params=params - sum(c.params for c in costs.values()))
     costs['all'] = Cost(*map(sum, zip(*map(astuple, costs.values()), strict=True)))
     return costs
 
@@ -75,16 +84,23 @@ def measure(modules: list[nn.Module], forward: Callable[[], Any]) -> tuple[Any, 
     """What ``forward`` returns, and its cost; convolutions and linear layers in ``modules``."""
     paper = 0
 
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def add(layer: nn.Module, inputs: tuple[Tensor, ...], named: dict, output: Tensor) -> None:
         nonlocal paper
         if isinstance(layer, nn.Linear):
             paper += output.numel() * layer.in_features
+        elif isinstance(layer, nn.MultiheadAttention):  # its four linear layers are not called
+            query, key, value = inputs or (named[name] for name in ('query', 'key', 'value'))
+            paper += (2 * query.numel() + key.numel() + value.numel()) * layer.embed_dim
         else:  # every weight meets each place of the output; of the input where transposed
             places = inputs[0] if isinstance(layer, nn.ConvTranspose2d) else output
             paper += len(places) * places.shape[2:].numel() * layer.weight.numel()
 
     layers = {layer for module in modules for layer in module.modules()}
-    hooks = [layer.register_forward_hook(add) for layer in layers if isinstance(layer, COUNTED)]
+    hooks = [
+        layer.register_forward_hook(add, with_kwargs=True)
+        for layer in layers
+        if isinstance(layer, COUNTED)
+    ]
     with torch.no_grad(), FlopCounterMode(display=False) as products:
         result = forward()
     for hook in hooks:
@@ -94,11 +110,41 @@ def measure(modules: list[nn.Module], forward: Callable[[], Any]) -> tuple[Any, 
     return result, Cost(params, paper, products.get_total_flops() // 2)
 
 
-def _run_heads(model: nn.Module, features: tuple[Tensor, ...]) -> None:
+class SizesWithNumbers(TorchFunctionMode):
+    """Inside, tensors that hold numbers keep them.
+
+    Deformable attention makes a tensor of its levels' sizes, moves it to the features' device, and
+    asks for the numbers, which the meta device would have lost.
+    """
+
+    def __torch_function__(
+        self, call: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        tensors = [each for each in args if isinstance(each, Tensor)]
+        if call is Tensor.to and not args[0].is_meta:
+            return args[0]
+        if any(tensor.is_meta for tensor in tensors):
+            # a single number goes with any device
+            args = [a.to('meta') if isinstance(a, Tensor) and a.ndim else a for a in args]
+        return call(*args, **(kwargs or {}))
+
+
+def _run_heads(model: nn.Module, features: tuple[Tensor, ...], shape: tuple[int, int]) -> None:
     """Run every head that inference runs, on the features or on as many regions as it may see."""
-    for name in ('rpn_head', 'bbox_head', 'decode_head', 'head'):
-        if getattr(model, name, None) is not None:
-            getattr(model, name)(features)
+    samples = [BaseDataElement(metainfo=dict(img_shape=shape, batch_input_shape=shape))]
+    if hasattr(model, 'forward_transformer'):  # DINO and its relatives
+        places = sum(feature.shape[2:].numel() for feature in features)
+        if places < model.num_queries:
+            raise cli.UserError(
+                f'--shape {shape[0]} {shape[1]}: has {places} places, of which the model takes '
+                f'{model.num_queries} as queries; give a larger one'
+            )
+        model.bbox_head(**model.forward_transformer(features, samples))
+        return
+    for name in ('rpn_head', 'bbox_head', 'panoptic_head', 'decode_head', 'head'):
+        head = getattr(model, name, None)
+        if head is not None:
+            head(features, samples) if hasattr(head, 'pixel_decoder') else head(features)
     if getattr(model, 'roi_head', None) is not None:
         roi, limits = model.roi_head, model.test_cfg
         for kind, regions in (('bbox', limits.rpn.max_per_img), ('mask', limits.rcnn.max_per_img)):
@@ -108,7 +154,7 @@ def _run_heads(model: nn.Module, features: tuple[Tensor, ...]) -> None:
                 heads, extractors = [heads], [extractors]  # a cascade has lists
             for head, extractor in zip(heads, extractors, strict=True):
                 size = extractor.roi_layers[0].output_size
-                head(torch.empty(regions, extractor.out_channels, *size, device='meta'))
+                head(torch.empty(regions, extractor.out_channels, *size, device=DEVICE))
 
 
 def main() -> None:

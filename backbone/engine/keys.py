@@ -7,7 +7,8 @@ none of the paths made from it. :func:`apply_keys` carries the keys on:
   a path that somebody has set to something else stays.
 - ``pretrained=FILE``: ImageNet weights for every backbone of ours in the model, loaded completely
   or refused.
-- ``num_classes=N``: of a classifier, to its head and to what mixes its labels.
+- ``num_classes=N``: of a classifier, to its head and to what mixes its labels; of the Mask2Former
+  configs here, to its heads and to the weights of the classes.
 
 What was carried on stands in the config afterwards, as ``applied_keys``. So the keys may be applied
 by the config, the tool and the runner, again when a dumped config is used again, and with another
@@ -127,16 +128,26 @@ def _apply_pretrained(cfg: Config, applied: dict[str, Any]) -> None:
 def _apply_num_classes(cfg: Config, applied: dict[str, Any]) -> None:
     number, model = cfg.get('num_classes'), cfg['model']
     head = model.get('head')
-    if number is None or not isinstance(head, dict) or 'num_classes' not in head:
-        return  # no classifier, or somebody's own variable
+    classifies = isinstance(head, dict) and 'num_classes' in head
+    # a base of ours says what stands in its heads; mmdet's have a variable of that name too
+    if number is None or not (classifies or 'num_classes' in applied):
+        return
     if type(number) is not int or number < 1:
         raise ValueError(f'num_classes={number}: must be a whole number of at least 1')
     if number == applied.get('num_classes'):
         return
-    for part in (head, model.get('data_preprocessor')):
-        if isinstance(part, dict) and 'num_classes' in part:
-            part['num_classes'] = number
+    places = ('head', 'data_preprocessor') if classifies else _MASK2FORMER
+    for part in (model.get(place) for place in places):
+        for key in ('num_classes', 'num_things_classes'):
+            if isinstance(part, dict) and key in part:
+                part[key] = number
+        if isinstance(part, dict) and 'class_weight' in part.get('loss_cls', {}):
+            first, *_, nothing = part['loss_cls']['class_weight']
+            part['loss_cls']['class_weight'] = [first] * number + [nothing]
     applied['num_classes'] = number
+
+
+_MASK2FORMER = ('panoptic_head', 'panoptic_fusion_head', 'decode_head')
 
 
 def backbones(node: object) -> Iterator[dict]:

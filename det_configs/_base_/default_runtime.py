@@ -1,8 +1,5 @@
-"""mmdet's runtime; keeps the last checkpoints only (one is 0.3 to 1.4 GB with its optimizer)."""
+"""mmdet's runtime with hooks of ours."""
 
-_base_ = 'mmdet::_base_/default_runtime.py'
+_base_ = ['mmdet::_base_/default_runtime.py', './own_hooks.py']
 
-default_hooks = dict(
-    logger=dict(type='MainProcessLoggerHook'),
-    checkpoint=dict(type='WholeCheckpointHook', max_keep_ckpts=3),
-)
+default_hooks = _base_.own_hooks

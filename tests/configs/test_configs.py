@@ -1,4 +1,4 @@
-"""Configs of every recipe build, train and predict; all parameters take part."""
+"""Configs of every recipe, and of docs/any-head.md, build, train and predict."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from config_files import RECIPES
+from conftest import ROOT
+from docs_blocks import Block, blocks
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import build_optim_wrapper
@@ -26,7 +28,7 @@ def _shallow(monkeypatch):
 
 
 def reduced(path: Path, coco: Path, ade: Path) -> Config:
-    """The config on tiny images with few regions."""
+    """The config on tiny images with few regions, queries and layers of a transformer."""
     cfg = Config.fromfile(path)
     cfg.data_root = str(ade if cfg.default_scope == 'mmseg' else coco)
     apply_keys(cfg)
@@ -34,17 +36,16 @@ def reduced(path: Path, coco: Path, ade: Path) -> Config:
         loader.dataset.pipeline = shrink(loader.dataset.pipeline)
     if cfg.default_scope == 'mmseg':
         cfg.model.data_preprocessor.size = (96, 96)
-    for stage in ('train_cfg', 'test_cfg'):
-        limit_regions(cfg.model.get(stage, {}))
+    limit(cfg.model)
     return cfg
 
 
 def shrink(step):
-    """Sizes of a pipeline divided by 8, at least 64."""
+    """Sizes of a pipeline divided by 8, as multiples of 32, at least 64."""
     if isinstance(step, list):
         return [shrink(s) for s in step]
     small = {'transforms': shrink(step['transforms'])} if 'transforms' in step else {}
-    for key in ('scale', 'scales', 'crop_size'):
+    for key in ('scale', 'scales', 'crop_size', 'img_scale', 'size'):
         if key in step:
             sizes = step[key]
             each = [divide(s) for s in sizes] if key == 'scales' else divide(sizes)
@@ -52,32 +53,62 @@ def shrink(step):
     return type(step)(**{**step, **small})
 
 
-def divide(size: tuple[int, int]) -> tuple[int, int]:
-    return tuple(max(64, side // 8) for side in size)
+def divide(size: int | tuple[int, int]) -> int | tuple[int, int]:
+    if isinstance(size, int):
+        return max(64, size // 256 * 32)
+    return tuple(map(divide, size))
 
 
-def limit_regions(node) -> None:
-    """At most 16 proposals, samples and detections, wherever a model's settings name a number."""
+MOST = dict(
+    num=16, nms_pre=16, max_per_img=16, max_per_image=16, num_queries=20, num_dn_queries=8,
+    num_layers=1, num_points=64,
+)  # fmt: skip
+"""By the name of a model's setting: proposals, samples, detections, queries, layers, points."""
+
+
+def limit(node) -> None:
+    """At most so many, wherever a model's settings name a number."""
     if isinstance(node, dict):
         for key, value in node.items():
-            if key in ('num', 'nms_pre', 'max_per_img') and value > 16:
-                node[key] = 16
+            if key in MOST and value > MOST[key]:
+                node[key] = MOST[key]
+            elif value is not None and key == 'batch_augments':
+                node[key] = shrink(value)
             else:
-                limit_regions(value)
+                limit(value)
     elif isinstance(node, list):
         for value in node:
-            limit_regions(value)
+            limit(value)
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_config_builds_trains_a_step_and_predicts(path, tiny_coco, tiny_ade):
+    sample = train_a_step_and_predict(reduced(path, tiny_coco, tiny_ade))
+    if path.parent.name == 'det_configs':
+        assert len(sample.pred_instances.bboxes) <= 16
+        assert ('masks' in sample.pred_instances) == ('mask' in path.stem)
+
+
+@pytest.mark.parametrize(
+    'block', [b for b in blocks(ROOT / 'docs/any-head.md') if b.is_config], ids=str
+)
+def test_head_of_the_guide_trains_a_step_and_predicts(block: Block, tmp_path, tiny_coco, tiny_ade):
+    for folder in ('backbone', 'det_configs', 'seg_configs'):
+        (tmp_path / folder).symlink_to(ROOT / folder)
+    path = tmp_path / block.file_name
+    path.write_text(block.text)
+    train_a_step_and_predict(reduced(path, tiny_coco, tiny_ade))
+
+
+def train_a_step_and_predict(cfg: Config):
+    """What the model of a config finds in an image, after a step in which every weight learns."""
     torch.manual_seed(0)
-    cfg = reduced(path, tiny_coco, tiny_ade)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     optim = build_optim_wrapper(model, cfg.optim_wrapper)
 
-    batch = first_items(cfg.train_dataloader.dataset, cfg.train_dataloader.batch_size)
+    count = min(2, cfg.train_dataloader.batch_size)
+    batch = first_items(cfg.train_dataloader.dataset, count)
     model.train()
     losses = model(**model.data_preprocessor(batch, True), mode='loss')
     loss, _ = model.parse_losses(losses)
@@ -97,9 +128,7 @@ def test_config_builds_trains_a_step_and_predicts(path, tiny_coco, tiny_ade):
         assert labels.shape[-2:] == sample.ori_shape
         assert labels.min() >= 0
         assert labels.max() < 150
-    else:
-        assert len(sample.pred_instances.bboxes) <= 16
-        assert ('masks' in sample.pred_instances) == ('mask' in path.stem)
+    return sample
 
 
 def first_items(dataset_cfg, count: int) -> dict:

@@ -32,6 +32,11 @@ FAMILIES = {
     'retinanet': 'det_configs/retinanet_rmt_t_fpn_1x_coco.py',
     'fpn': 'seg_configs/fpn_rmt_t_80k_ade20k.py',
     'upernet': 'seg_configs/upernet_rmt_t_160k_ade20k.py',
+    'dino': 'det_configs/dino_rmt_b_4scale_12e_coco.py',
+    'mask2former': 'det_configs/mask2former_rmt_s_50e_coco.py',
+    'mask2former_160k': 'seg_configs/mask2former_rmt_b_160k_ade20k.py',
+    'rtmdet': 'det_configs/rtmdet_rmt_s_100e_coco.py',
+    'atss': 'det_configs/atss_rmt_t_fpn_1x_coco.py',
 }
 KINDS = {'rmt': RMT, 'ravlt': RAVLT, 'mavit': MAViT}
 DROP_PATH = {
@@ -115,6 +120,10 @@ def rates(runner: RMTRunner, steps: int, epoch: int | None = None) -> list[float
         ('det_configs/mask_rcnn_rmt_l_fpn_3x_coco.py', 1, 1e-4),
         (FAMILIES['fpn'], 2, 1e-4),
         (FAMILIES['upernet'], 2, 6e-5),
+        (FAMILIES['dino'], 2, 1e-4),
+        (FAMILIES['mask2former'], 2, 1e-4),
+        (FAMILIES['mask2former_160k'], 2, 1e-4),
+        (FAMILIES['rtmdet'], 32, 1e-3 / 8),  # 1e-3 at 128
     ],
     ids=lambda value: Path(value).stem if isinstance(value, str) else None,
 )
@@ -186,7 +195,15 @@ def test_upernet_warms_up_then_falls_to_zero(scheduled):
 
 
 def is_norm(module: torch.nn.Module) -> bool:
-    return isinstance(module, (_BatchNorm, torch.nn.LayerNorm))
+    return isinstance(module, (_BatchNorm, torch.nn.LayerNorm, torch.nn.GroupNorm))
+
+
+def is_norm_or_bias(name: str, module: torch.nn.Module) -> bool:
+    return is_norm(module) or name.endswith('bias')
+
+
+def is_norm_or_embedding(name: str, module: torch.nn.Module) -> bool:
+    return is_norm(module) or name.split('.')[-2] in ('query_embed', 'query_feat', 'level_embed')
 
 
 # by family: the decay, and whether a parameter goes without, from its name and its layer
@@ -197,21 +214,30 @@ DECAY = {
     'retinanet': (1e-4, lambda name, layer: False),
     'fpn': (1e-4, lambda name, layer: False),
     'upernet': (0.01, lambda name, layer: 'norm' in name),
+    'dino': (0.05, is_norm_or_bias),
+    'mask2former': (0.05, is_norm_or_embedding),
+    'mask2former_160k': (0.05, is_norm_or_embedding),
+    'rtmdet': (0.05, is_norm_or_bias),
+    'atss': (0.05, lambda name, layer: 'norm' in name),
 }
+SLOW_BACKBONE = ('dino', 'mask2former', 'mask2former_160k')
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_each_parameter_decays_as_released(family):
+def test_each_parameter_decays_and_learns_as_the_recipe_says(family):
     cfg = load(FAMILIES[family])
     model = build_on_meta(cfg)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    found = {p: group['weight_decay'] for group in optimizer.param_groups for p in group['params']}
+    found = {p: group for group in optimizer.param_groups for p in group['params']}
     decay, spared = DECAY[family]
+    rate = cfg.optim_wrapper.optimizer.lr
     for prefix, layer in model.named_modules():
         for name, parameter in layer.named_parameters(recurse=False):
             name = f'{prefix}.{name}'
             expected = 0 if spared(name, layer) else decay
-            assert found[parameter] == expected, name
+            assert found[parameter]['weight_decay'] == expected, name
+            slow = family in SLOW_BACKBONE and name.startswith('backbone.')
+            assert found[parameter]['lr'] == pytest.approx(rate / 10 if slow else rate), name
     assert type(optimizer) is torch.optim.AdamW
     assert {group['betas'] for group in optimizer.param_groups} == {(0.9, 0.999)}
 
@@ -234,7 +260,11 @@ SCALES = {
     'cascade': (65536, 32768),
     'retinanet': (512, 512),
     'upernet': (512, 512),
+    'atss': (65536, 32768),
     'fpn': None,  # float32
+    'dino': None,
+    'mask2former': None,
+    'rtmdet': None,
 }
 
 
@@ -271,7 +301,8 @@ def test_config_has_the_backbone_of_its_name(path):
     assert blocks[-1].drop_path.rate == pytest.approx(drop_path)
     norms = {type(m) for m in backbone.modules() if isinstance(m, _BatchNorm)}
     assert norms == {torch.nn.SyncBatchNorm}
-    stages = (1, 2, 3) if 'retinanet' in path.stem else (0, 1, 2, 3)
+    from_stage_2 = path.stem.startswith(('retinanet', 'dino', 'rtmdet', 'atss'))
+    stages = (1, 2, 3) if from_stage_2 else (0, 1, 2, 3)
     assert backbone.out_indices == stages
     assert backbone.norm_eval is False
     assert backbone.frozen_stages == -1
@@ -309,6 +340,20 @@ def test_retinanet_makes_its_extra_levels_from_the_last_feature():
 @pytest.mark.parametrize('path', [p for p in RECIPES if p.parent.name == 'seg_configs'])
 def test_segmentation_keeps_the_best_miou(path):
     assert load(path).default_hooks.checkpoint.save_best == 'mIoU'
+
+
+def test_dino_makes_its_fourth_level_from_the_last_feature():
+    neck, widths = build_on_meta(load(FAMILIES['dino'])).neck, VARIANTS['base'].channels
+    assert [conv.conv.in_channels for conv in neck.convs] == list(widths[1:])
+    assert [conv.conv.in_channels for conv in neck.extra_convs] == [widths[-1]]
+
+
+def test_mask2former_reads_all_stages():
+    head = build_on_meta(load(FAMILIES['mask2former_160k'])).decode_head
+    widths = list(VARIANTS['base'].channels)
+    assert [c.conv.in_channels for c in head.pixel_decoder.input_convs] == widths[:0:-1]
+    assert [c.conv.in_channels for c in head.pixel_decoder.lateral_convs] == widths[:1]
+    assert head.loss_cls.class_weight == [1.0] * 150 + [0.1]
 
 
 # --- images -------------------------------------------------------------------------------------
@@ -395,7 +440,7 @@ def test_the_crop_of_3x_is_of_384_to_600_pixels(images):
         assert min(height, width) >= 384 or i % 3 == 2
 
 
-@pytest.mark.parametrize('family', ['fpn', 'upernet'])
+@pytest.mark.parametrize('family', ['fpn', 'upernet', 'mask2former_160k'])
 def test_ade_crops_to_512_and_pads_what_is_smaller(family, images):
     np.random.seed(0)
     data = dataset(family, images)
@@ -411,7 +456,7 @@ def test_ade_crops_to_512_and_pads_what_is_smaller(family, images):
         assert set(labels.unique().tolist()) <= {0, 1, 2, 255}  # from 1, 2, 3 and other
 
 
-@pytest.mark.parametrize('family', ['fpn', 'upernet'])
+@pytest.mark.parametrize('family', ['fpn', 'upernet', 'mask2former_160k'])
 def test_ade_is_tested_whole_at_short_side_512_against_unresized_truth(family, images):
     data = dataset(family, images, 'val')
     assert [size(data[i]) for i in range(3)] == [(512, 683), (683, 512), (512, 1365)]

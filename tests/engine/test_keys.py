@@ -237,3 +237,40 @@ def test_training_from_scratch_is_said(runner, monkeypatch, keys, says):
     assert [('from scratch' in line and 'pretrained=FILE' in line) for line in lines] == [
         True
     ] * says
+
+
+# --- num_classes ---------------------------------------------------------------------------------
+
+MASK2FORMER = 'det_configs/mask2former_rmt_t_50e_coco.py'
+
+
+def class_counts(model: dict) -> list[int]:
+    """What every place of a Mask2Former says of the number of classes."""
+    parts = [model[name] for name in model if name.endswith('_head')]
+    counts = [part.get('num_things_classes', part.get('num_classes')) for part in parts]
+    return counts + [len(p.loss_cls.class_weight) - 1 for p in parts if 'loss_cls' in p]
+
+
+@pytest.mark.parametrize(
+    ('path', 'places', 'number'),
+    [(MASK2FORMER, 3, 80), ('seg_configs/mask2former_rmt_t_160k_ade20k.py', 2, 150)],
+)
+def test_one_key_tells_mask2former_its_classes(path, places, number):
+    cfg = apply_keys(Config.fromfile(ROOT / path))
+    assert class_counts(cfg.model) == [number] * places
+    cfg.num_classes = 3
+    for _ in range(2):
+        assert class_counts(apply_keys(cfg).model) == [3] * places
+    assert (cfg.model.get('panoptic_head') or cfg.model.decode_head).loss_cls.class_weight[
+        -1
+    ] == 0.1
+    cfg.num_classes = 5
+    assert class_counts(apply_keys(cfg).model) == [5] * places
+
+
+def test_classes_of_mask2former_that_somebody_sets_himself_stay():
+    cfg = Config.fromfile(ROOT / MASK2FORMER)
+    cfg.model.panoptic_head.num_things_classes = 3
+    assert apply_keys(cfg).model.panoptic_head.num_things_classes == 3
+    cfg = Config(dict(model=dict(cfg.model), num_classes=80))  # a variable of mmdet's own config
+    assert apply_keys(cfg).model.panoptic_head.num_things_classes == 3

@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -115,6 +116,40 @@ def test_a_matrix_product_outside_layers_counts_in_the_total_alone():
     a, b = torch.zeros(7, 3, 4), torch.zeros(7, 4, 5)
     _, cost = measure([nn.Identity()], lambda: a @ b)
     assert (cost.flops_paper, cost.flops_total) == (0, 7 * 3 * 4 * 5)
+
+
+def test_attention_of_transformer_heads_costs_its_four_linear_layers_and_its_products():
+    layer = nn.MultiheadAttention(8, 2)
+    query, key = torch.zeros(5, 1, 8), torch.zeros(7, 1, 8)
+    linear, products = (2 * 5 + 2 * 7) * 8 * 8, 2 * 5 * 7 * 8
+    for forward in (lambda: layer(query, key, key), lambda: layer(query=query, key=key, value=key)):
+        _, cost = measure([layer], forward)
+        assert (cost.flops_paper, cost.flops_total) == (linear, linear + products)
+
+
+@pytest.mark.parametrize(
+    ('path', 'shape'),
+    [
+        ('det_configs/dino_rmt_t_4scale_12e_coco.py', (256, 320)),
+        ('det_configs/mask2former_rmt_t_50e_coco.py', (64, 96)),
+        ('seg_configs/mask2former_rmt_t_160k_ade20k.py', (64, 96)),
+    ],
+)
+def test_heads_that_ask_for_numbers_cost_what_they_do_with_numbers(path, shape, monkeypatch):
+    cfg = config(path)
+    decoder = cfg.model.get('panoptic_head') or cfg.model.get('decode_head') or cfg.model
+    decoder.get('transformer_decoder', decoder.get('decoder')).num_layers = 1
+    (decoder.get('pixel_decoder') or decoder).encoder.num_layers = 1
+    costs = count(cfg, shape)
+    monkeypatch.setattr('get_flops.SizesWithNumbers', nullcontext)
+    monkeypatch.setattr('get_flops.DEVICE', 'cpu')
+    assert count(cfg, shape) == costs
+
+
+def test_fewer_places_than_queries_end_in_one_line(run_tool, capsys):
+    arguments = ['det_configs/dino_rmt_t_4scale_12e_coco.py', '--shape', 64, 96]
+    assert run_tool('get_flops', *arguments) == 2
+    assert 'has 128 places, of which the model takes 900' in capsys.readouterr().err
 
 
 def test_json_has_plain_numbers_and_the_parts_add_up(run_tool, capsys):

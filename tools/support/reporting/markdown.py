@@ -31,7 +31,8 @@ there is a run. {sources}
 
 Status: **published**, that number alone; **reproduced**, the whole validation set evaluated \
 here, at most {tolerance} below it; **measured on a subset**, fewer images or other test settings, \
-so not comparable with it; **not run**, neither. How to run each row, and what to expect: \
+so not comparable with it; **not run**, neither; **ours, not run**: a recipe that nobody has \
+published with this backbone. How to run each row, and what to expect: \
 [docs/reproduction.md](../docs/reproduction.md). All metrics as one page: `python tools/report.py` \
 writes `work_dirs/report.html`.
 """

@@ -32,6 +32,7 @@ class Table:
     Attributes:
         name: key in docs/paper.yml.
         metrics: what is evaluated, by the evaluators' names; the first is the headline.
+        ours: whether nobody has published results of this recipe with these backbones.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Table:
     dataset: str
     folder: str
     metrics: tuple[str, ...]
+    ours: bool = False
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,11 @@ def row_commands(row: Row) -> list[str]:
     """Training and evaluating one row, as they are typed in the project's directory."""
     data = {'COCO': 'COCO', 'ADE20K': 'ADE'}.get(row.table.dataset, 'IMAGENET')
     options = f'--cfg-options data_root=${data}'
-    epoch = re.match(r'(\d+) epochs', row.table.schedule)
+    number, unit = re.match(r'([\d,]+) (epoch|iter)', row.table.schedule).groups()
     work = f'work_dirs/{row.name}'
-    last = f'{work}/epoch_{epoch[1]}.pth' if epoch else f'{work}/best_mIoU_iter_*.pth'
+    last = f'{work}/{unit}_{number.replace(",", "")}.pth'
+    if row.table.folder == 'seg_configs':
+        last = f'{work}/best_mIoU_iter_*.pth'
     weights = f' pretrained=$WEIGHTS/{row.model}.pth'
     if row.table.folder == 'cls_configs':  # where such weights come from
         last, weights = f'{work}/best_accuracy_top1_epoch_*.pth', ''

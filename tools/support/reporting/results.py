@@ -130,13 +130,14 @@ def is_whole(run: dict[str, Any], row: Row) -> bool:
 
 
 def status(row: Row, run: dict[str, Any] | None) -> str:
-    """'published', 'reproduced', 'measured on a subset' or 'not run'."""
+    """'published', 'reproduced', 'measured on a subset', 'not run' or 'ours, not run'."""
     if run and not is_whole(run, row):
         return 'measured on a subset'
     headline = row.table.metrics[0]
     if run and run['metrics'][headline] >= row.paper.get(headline, 0) - TOLERANCE:
         return 'reproduced'
-    return 'published' if row.paper else 'not run'
+    not_run = 'ours, not run' if row.table.ours else 'not run'
+    return 'published' if row.paper else not_run
 
 
 def read_results() -> dict[str, dict[str, Any]]:

@@ -1,0 +1,5 @@
+"""Mask2Former with RMT-T on ADE20K, 160,000 iterations. Ours: no paper has it."""
+
+_base_ = ['./_base_/mask2former_160k.py', '../backbone/_base_/rmt_t.py']
+
+model = dict(backbone=_base_.backbone, decode_head=dict(in_channels=_base_.channels))
