@@ -60,6 +60,11 @@ CONFIGS = {  # the config of a kind, `{}` as in rmt_t; all of a kind and variant
     'retinanet': 'det_configs/retinanet_{}_fpn_*_coco.py',
     'fpn': 'seg_configs/fpn_{}_*_ade20k.py',
     'upernet': 'seg_configs/upernet_{}_*_ade20k.py',
+    'dino': 'det_configs/dino_{}_*_coco.py',
+    'mask2former': 'det_configs/mask2former_{}_*_coco.py',
+    'mask2former_seg': 'seg_configs/mask2former_{}_*_ade20k.py',
+    'rtmdet': 'det_configs/rtmdet_{}_*_coco.py',
+    'atss': 'det_configs/atss_{}_fpn_*_coco.py',
     'classifier': 'cls_configs/{}_300e_in1k.py',
 }
 
@@ -329,8 +334,9 @@ def build(path: str, num_classes: int | None) -> nn.Module:
 
 def set_num_classes(node: object, num_classes: int) -> None:
     if isinstance(node, dict):
-        if 'num_classes' in node:
-            node['num_classes'] = num_classes
+        for key in ('num_classes', 'num_things_classes'):
+            if key in node:
+                node[key] = num_classes
         node = list(node.values())
     for child in node if isinstance(node, list) else ():
         set_num_classes(child, num_classes)

@@ -45,7 +45,16 @@ GROUPS = {
     'input': ('load', 'normalise'),
     'backbone': ('backbone',),
     'neck': ('neck',),
-    'heads': ('RPN head', 'RoI features', 'box head', 'mask head', 'decode head'),
+    'heads': (
+        'RPN head',
+        'RoI features',
+        'encoder',
+        'decoder',
+        'box head',
+        'pixel decoder',
+        'mask head',
+        'decode head',
+    ),
     'post-processing': ('proposals', 'boxes', 'mask pasting', 'resize, argmax', 'encode'),
     'other': ('other',),
 }
@@ -61,8 +70,16 @@ CALLS = {
     'roi_head.bbox_head': {'forward': 'box head', 'predict_by_feat': 'boxes'},
     'roi_head.mask_roi_extractor': {'forward': 'RoI features'},
     'roi_head.mask_head': {'forward': 'mask head', 'predict_by_feat': 'mask pasting'},
+    'panoptic_head': {'forward': 'mask head', 'predict': 'mask pasting'},
+    'panoptic_head.pixel_decoder': {'forward': 'pixel decoder'},
+    'panoptic_fusion_head': {'predict': 'mask pasting'},
     'decode_head': {'forward': 'decode head', 'predict_by_feat': 'resize, argmax'},
-    '': {'postprocess_result': 'resize, argmax'},
+    'decode_head.pixel_decoder': {'forward': 'pixel decoder'},
+    '': {
+        'forward_encoder': 'encoder',
+        'forward_decoder': 'decoder',
+        'postprocess_result': 'resize, argmax',
+    },
 }
 """By the place in a model: which call is which part."""
 
@@ -136,14 +153,15 @@ def set_detections(model: nn.Module, batch: dict, number: int) -> None:
     same ones and spares NMS the rest.
     """
     settings = _detecting_head(model).test_cfg
-    settings.update(score_thr=0.0, max_per_img=number)
+    settings.update(score_thr=0.0, max_per_img=number, max_per_image=number)
     scores = model.test_step(batch)[0].pred_instances.scores
     if len(scores):
         settings.score_thr = float(scores.min()) * (1 - 1e-5)
 
 
 def _detecting_head(model: nn.Module) -> nn.Module | None:
-    return getattr(model, 'roi_head', None) or getattr(model, 'bbox_head', None)
+    names = ('roi_head', 'bbox_head', 'panoptic_fusion_head')
+    return next((head for name in names if (head := getattr(model, name, None))), None)
 
 
 def watch(model: nn.Module, clock: Clock) -> dict[str, Any]:

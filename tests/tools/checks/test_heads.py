@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from own_data import OwnData
@@ -74,6 +75,9 @@ def refused(model: dict, scope: str, classes: int = 3) -> bool:
         (dict(language_model=dict(), bbox_head=dict(num_classes=256)), False),
         (dict(detector=dict(language_model={}, bbox_head=dict(num_classes=256))), False),
         (dict(bbox_head=dict(type='RetinaHead')), False),
+        (dict(panoptic_head=dict(num_things_classes=80, num_stuff_classes=0)), True),
+        (dict(panoptic_fusion_head=dict(num_things_classes=80, num_stuff_classes=0)), True),
+        (dict(panoptic_head=dict(num_things_classes=3, num_stuff_classes=5)), False),
     ],
 )
 def test_heads_of_detectors(model: dict, refuses: bool) -> None:
@@ -93,6 +97,14 @@ def test_heads_of_detectors(model: dict, refuses: bool) -> None:
 )
 def test_heads_of_segmentors(model: dict, refuses: bool) -> None:
     assert refused(model, 'mmseg') == refuses
+
+
+def test_of_mask2former_the_key_is_named_that_changes_every_place() -> None:
+    cfg = Config.fromfile(ROOT / 'det_configs/mask2former_rmt_t_50e_coco.py')
+    init_default_scope('mmdet')
+    line = r'num_things_classes=80, .*must agree: num_classes=2$'
+    with pytest.raises(checks.UserError, match=line):
+        check_heads(cfg, 'data', ['cup', 'jug'])
 
 
 @pytest.mark.parametrize(('number', 'refuses'), [(80, False), (133, True)])

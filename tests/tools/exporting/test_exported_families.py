@@ -5,6 +5,8 @@ import onnx
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+from support.config import read_config
 from support.exported import ExportedModel
 from support.exporting import build, comparing, describing, graph
 from support.prediction.model import predictor
@@ -109,6 +111,25 @@ def unusual(family, **changes):
 def test_what_has_no_form_in_onnx_is_named(family, changes, line):
     model = unusual(family, **changes)
     with pytest.raises(build.NotExportable, match=line):
+        build.exportable(model)
+
+
+@pytest.mark.parametrize(
+    ('path', 'line'),
+    [
+        ('det_configs/dino_rmt_t_4scale_12e_coco.py', 'model is DINO'),
+        ('det_configs/mask2former_rmt_t_50e_coco.py', 'model is Mask2Former'),
+        ('det_configs/rtmdet_rmt_s_100e_coco.py', 'model is RTMDet'),
+        ('det_configs/atss_rmt_t_fpn_1x_coco.py', 'model is ATSS'),
+        ('seg_configs/mask2former_rmt_t_160k_ade20k.py', 'model.decode_head is Mask2FormerHead'),
+    ],
+)
+def test_a_head_that_is_not_exported_is_named_first(path, line):
+    cfg = read_config(path, {})
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    with pytest.raises(build.NotExportable, match=f'{line}: this head is not supported by export'):
         build.exportable(model)
 
 

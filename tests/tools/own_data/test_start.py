@@ -51,6 +51,21 @@ def test_a_detector_with_another_head_gives_its_backbone(demo: Path) -> None:
     assert 'the backbone alone' in start.why
 
 
+def test_a_detector_whose_head_new_configs_have_not_gives_its_backbone(tmp_path: Path) -> None:
+    backbone = RMT('tiny', out_indices=(1, 2, 3)).state_dict()
+    state_dict = {f'backbone.{name}': tensor for name, tensor in backbone.items()}
+    state_dict['bbox_head.cls_branches.0.weight'] = torch.zeros(2, 4)
+    state_dict['dn_query_generator.label_embedding.weight'] = torch.zeros(2, 4)
+    file = str(tmp_path / 'dino.pth')
+    torch.save(dict(meta={}, state_dict=state_dict), file)
+    weights = Weights.read(file)
+    assert weights.head == ''
+    how, start = plan(weights, 'mask_rcnn', CLASSES)
+    assert (how, start.key) == ('backbone', 'pretrained')
+    assert start.why == 'RMT-T DINO, 2 classes: of a DINO, the backbone alone'
+    RMT('tiny', init_cfg=dict(type='Pretrained', checkpoint=file)).init_weights()
+
+
 def test_an_imagenet_file_is_for_the_backbone(tmp_path: Path) -> None:
     torch.save(imagenet_file(RMT('tiny')), tmp_path / 'RMT_T3.pth')
     weights = Weights.read(str(tmp_path / 'RMT_T3.pth'))

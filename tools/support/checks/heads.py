@@ -10,7 +10,7 @@ from support.cli import UserError
 
 CLASSIFIERS = {
     'bbox_head', 'mask_head', 'mask_iou_head', 'point_head', 'query_head', 'decode_head',
-    'auxiliary_head',
+    'auxiliary_head', 'panoptic_head', 'panoptic_fusion_head',
 }  # fmt: skip
 """Heads whose outputs are the data set's classes. Others (semantic heads of detectors, boundaries,
 proposals, attributes) count something else."""
@@ -20,12 +20,14 @@ def check_heads(cfg: Config, key: str, classes: Sequence[str] | None) -> None:
     """Refuse a head that has another number of classes than the data set ``key``."""
     if classes is None or _reads_names(cfg.model):
         return
+    advice = f': num_classes={len(classes)}' if 'num_classes' in cfg.get('applied_keys', {}) else ''
     for place, head in heads(cfg.model):
-        number = head.get('num_classes')
+        name = 'num_things_classes' if 'num_things_classes' in head else 'num_classes'
+        number = head.get(name)
         if number not in (None, len(classes)) and not head.get('class_agnostic'):
             raise UserError(
-                f'{place}.num_classes={number}, but {key} has {len(classes)} classes '
-                f'({some(classes, 3)}); they must agree'
+                f'{place}.{name}={number}, but {key} has {len(classes)} classes '
+                f'({some(classes, 3)}); they must agree{advice}'
             )
 
 

@@ -49,6 +49,8 @@ def exportable(model: nn.Module, part: str = 'model') -> Exportable:
         NotExportable: which part it is, what is there and what could be.
     """
     must_be(model.backbone, 'model.backbone', RMT)
+    if part == 'model':
+        check_head(model)
     preparation = model.data_preprocessor
     segmentation = hasattr(model, 'decode_head')
     check_preparation(preparation, segmentation)
@@ -67,6 +69,23 @@ def exportable(model: nn.Module, part: str = 'model') -> Exportable:
     return Exportable(module.eval(), task, *statistics, divisor)
 
 
+def check_head(model: nn.Module) -> None:
+    from mmdet.models.detectors import RetinaNet, TwoStageDetector
+    from mmseg.models.decode_heads import FCNHead, FPNHead, UPerHead
+
+    if hasattr(model, 'decode_head'):
+        known = {FPNHead: 'Semantic FPN', UPerHead: 'UperNet', FCNHead: 'FCN'}
+        where, found = 'model.decode_head', type(model.decode_head)
+    else:
+        known = {RetinaNet: 'RetinaNet', TwoStageDetector: 'Faster, Mask and Cascade R-CNN'}
+        where, found = 'model', type(model)
+    if not issubclass(found, tuple(known)):
+        raise NotExportable(
+            f'{where} is {found.__name__}: this head is not supported by export, which knows '
+            f'{", ".join(known.values())}; --part backbone exports what is below any head'
+        )
+
+
 def check_preparation(preparation: nn.Module, segmentation: bool) -> None:
     what = 'model.data_preprocessor'
     if not getattr(preparation, '_enable_normalize', False) or preparation.mean.numel() != 3:
@@ -81,17 +100,12 @@ def check_preparation(preparation: nn.Module, segmentation: bool) -> None:
 
 def detector(model: nn.Module) -> nn.Module:
     from mmdet.models.dense_heads import RetinaHead, RPNHead
-    from mmdet.models.detectors import RetinaNet, TwoStageDetector
+    from mmdet.models.detectors import RetinaNet
     from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
 
     if isinstance(model, RetinaNet):
         dense(model.bbox_head, 'model.bbox_head', RetinaHead, model.bbox_head.test_cfg)
         return OneStage(model)
-    if not isinstance(model, TwoStageDetector):
-        raise NotExportable(
-            f'model is {type(model).__name__}; detectors are RetinaNet and Faster, Mask and '
-            'Cascade R-CNN'
-        )
     dense(model.rpn_head, 'model.rpn_head', RPNHead, model.test_cfg['rpn'])
     roi, where = model.roi_head, 'model.roi_head'
     must_be(roi, where, StandardRoIHead, CascadeRoIHead)
