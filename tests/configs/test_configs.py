@@ -105,6 +105,8 @@ def train_a_step_and_predict(cfg: Config):
     torch.manual_seed(0)
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
+    if hasattr(model, 'level_embed'):  # of DINO: memory as it lies, until weights are initialised
+        torch.nn.init.normal_(model.level_embed)
     optim = build_optim_wrapper(model, cfg.optim_wrapper)
 
     count = min(2, cfg.train_dataloader.batch_size)
