@@ -33,6 +33,7 @@ FAMILIES = {
     'fpn': 'seg_configs/fpn_rmt_t_80k_ade20k.py',
     'upernet': 'seg_configs/upernet_rmt_t_160k_ade20k.py',
     'dino': 'det_configs/dino_rmt_b_4scale_12e_coco.py',
+    'dino_ravlt': 'det_configs/dino_ravlt_s_4scale_12e_coco.py',
     'mask2former': 'det_configs/mask2former_rmt_s_50e_coco.py',
     'mask2former_160k': 'seg_configs/mask2former_rmt_b_160k_ade20k.py',
     'rtmdet': 'det_configs/rtmdet_rmt_s_100e_coco.py',
@@ -215,12 +216,13 @@ DECAY = {
     'fpn': (1e-4, lambda name, layer: False),
     'upernet': (0.01, lambda name, layer: 'norm' in name),
     'dino': (0.05, is_norm_or_bias),
+    'dino_ravlt': (0.05, is_norm_or_bias),
     'mask2former': (0.05, is_norm_or_embedding),
     'mask2former_160k': (0.05, is_norm_or_embedding),
     'rtmdet': (0.05, is_norm_or_bias),
     'atss': (0.05, lambda name, layer: 'norm' in name),
 }
-SLOW_BACKBONE = ('dino', 'mask2former', 'mask2former_160k')
+SLOW_BACKBONE = ('dino', 'dino_ravlt', 'mask2former', 'mask2former_160k')
 
 
 @pytest.mark.parametrize('family', FAMILIES)
