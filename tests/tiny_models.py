@@ -21,6 +21,10 @@ ARCH = dict(
     layer_scale=(None, None, 0.5, 0.5),
     drop_path=0.0,
 )
+OTHER_ARCH = dict(
+    channels=(8, 8, 16, 16), depths=(1, 1, 1, 1), heads=(1, 2, 2, 2), ffn_ratio=(2,) * 4
+)
+"""The same of RAVLT and MAViT, which have no decay."""
 WIDTH = 16
 SCALE = (128, 96)
 """What pictures are resized to, the longer and the shorter side."""
@@ -37,7 +41,7 @@ BASES = {
 SEGMENTORS = ('fpn', 'upernet')
 
 
-def tiny_config(family: str, number: int = len(CLASSES)) -> Config:
+def tiny_config(family: str, number: int = len(CLASSES), backbone: str = 'RMT') -> Config:
     """The family's config of full width, made narrow, for a number of classes."""
     cfg = read_config(BASES[family], {})
     for step in cfg.test_dataloader.dataset.pipeline:
@@ -46,7 +50,8 @@ def tiny_config(family: str, number: int = len(CLASSES)) -> Config:
     model = cfg.model
     channels = list(ARCH['channels'])
     indices = model.backbone.get('out_indices', (0, 1, 2, 3))
-    model.backbone = dict(type='RMT', arch=ARCH, out_indices=indices)
+    arch = ARCH if backbone == 'RMT' else OTHER_ARCH
+    model.backbone = dict(type=backbone, arch=arch, out_indices=indices)
     if 'neck' in model:
         model.neck.update(in_channels=[channels[i] for i in indices], out_channels=WIDTH)
     if family in SEGMENTORS:

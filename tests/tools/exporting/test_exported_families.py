@@ -23,9 +23,9 @@ def picture():
     return np.kron(rng.integers(0, 256, (12, 16, 3)), np.ones((8, 8, 1))).astype(np.uint8)
 
 
-def write(path, family, shape, part='model'):
+def write(path, family, shape, part='model', backbone='RMT'):
     """A file of the family, its config, and the model."""
-    cfg = tiny_config(family)
+    cfg = tiny_config(family, backbone=backbone)
     model = tiny_model(cfg)
     what = build.exportable(model, part)
     file = graph.export(what, shape)
@@ -69,6 +69,18 @@ def test_the_backbone_alone(tmp_path, picture):
     comparing.compare_features(model, exported, [picture]).check()
     with pytest.raises(ValueError, match='backbone alone'):
         exported.predict(picture)
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'shape', 'smaller'),
+    [('RAVLT', None, (50, 41)), ('MAViT', SHAPE, SHAPE)],
+    ids=['RAVLT-any', 'MAViT-fixed'],
+)
+def test_the_backbones_beside_rmt(backbone, shape, smaller, tmp_path, picture):
+    path, _, model = write(tmp_path / 'a.onnx', 'fpn', shape, 'backbone', backbone)
+    exported = ExportedModel(path, threads=1)
+    H, W = smaller
+    comparing.compare_features(model, exported, [picture, picture[:H, :W]]).check()
 
 
 @pytest.mark.parametrize(('H', 'W'), [(12, 12), (7, 9), (6, 13), (3, 2)])
@@ -136,7 +148,7 @@ def test_a_head_that_is_not_exported_is_named_first(path, line):
 @pytest.mark.parametrize(
     ('family', 'where', 'line'),
     [
-        ('fpn', 'backbone', 'model.backbone is Other; exported are: RMT'),
+        ('fpn', 'backbone', 'model.backbone is Other; exported are: RMT, RAVLT, MAViT'),
         ('fpn', 'decode_head', 'model.decode_head is Other; exported are: FPNHead'),
         ('mask_rcnn', 'roi_head', 'model.roi_head is Other; exported are: StandardRoIHead'),
         ('mask_rcnn', 'roi_head.bbox_head', 'model.roi_head.bbox_head is Other'),
@@ -149,6 +161,11 @@ def test_a_part_of_another_class_is_named(family, where, line):
     part.__class__ = type('Other', (type(part),), {})
     with pytest.raises(build.NotExportable, match=line):
         build.exportable(model)
+
+
+def test_a_detector_of_another_kind_is_named():
+    with pytest.raises(build.NotExportable, match='model is DINO; detectors are RetinaNet and'):
+        build.detector(type('DINO', (torch.nn.Module,), {})())
 
 
 def test_a_test_pipeline_that_the_file_cannot_tell_is_named():

@@ -9,11 +9,14 @@ from functools import partial
 
 import torch
 from support.exported.runtimes import need
-from torch import Tensor, nn
+from support.exporting.rotary import ExportedRotary
+from torch import Tensor
 
 from backbone.attention import StageAttention, reference
 from backbone.attention.positions import decay_rates
+from backbone.attention.rotary import RotaryAttention
 from backbone.layers import Retention
+from backbone.network import Network
 
 
 @torch.library.custom_op('rmt::attend', mutates_args=())
@@ -51,10 +54,11 @@ class ExportedAttention:
         return partial(torch.ops.rmt.attend, cos=cos, sin=sin, decay=decay)
 
 
-def for_export(backbone: nn.Module) -> None:
-    """Make a backbone's attention such an operator; its weights change with it."""
+def for_export(backbone: Network) -> None:
+    """Give a backbone attention that can be exported; RMT's weights change with it."""
     for stage in backbone.layers:
-        stage.attention = ExportedAttention(stage.attention)
+        rotary = isinstance(stage.attention, RotaryAttention)
+        stage.attention = (ExportedRotary if rotary else ExportedAttention)(stage.attention)
     for module in backbone.modules():
         if isinstance(module, Retention):
             pairs_to_halves(module)

@@ -12,7 +12,7 @@ from support.exporting.parts import AdaptivePool, Enlarge
 from support.exporting.segmentors import Features, Segmentor
 from torch import nn
 
-from backbone import RMT
+from backbone import RAVLT, RMT, MAViT
 
 PARTS = ('model', 'backbone')
 
@@ -48,12 +48,11 @@ def exportable(model: nn.Module, part: str = 'model') -> Exportable:
     Raises:
         NotExportable: which part it is, what is there and what could be.
     """
-    must_be(model.backbone, 'model.backbone', RMT)
+    must_be(model.backbone, 'model.backbone', RMT, RAVLT, MAViT)
     if part == 'model':
         check_head(model)
     preparation = model.data_preprocessor
     segmentation = hasattr(model, 'decode_head')
-    check_preparation(preparation, segmentation)
     divisor = 1 if segmentation else preparation.pad_size_divisor
     # norms as a part of the convolutions; one of boxes' features stops torch.export, which cannot
     # know that there are any
@@ -65,6 +64,7 @@ def exportable(model: nn.Module, part: str = 'model') -> Exportable:
         module, task = segmentor(model), 'segmentation'
     else:
         module, task = detector(model), 'detection'
+    check_preparation(preparation, segmentation)
     statistics = preparation.mean.flatten(), preparation.std.flatten()
     return Exportable(module.eval(), task, *statistics, divisor)
 

@@ -7,7 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 
 import torch
 from support.exported.runtimes import need
-from support.exporting import attention, ops
+from support.exporting import attention, ops, rotary
 from support.exporting.build import Exportable
 from torch import nn
 
@@ -49,7 +49,11 @@ def export(what: Exportable, shape: tuple[int, int] | None):
         shape: height and width where the file is for that size alone; None is any size.
     """
     onnx = need('onnx')
-    translations = {**ops.translations(), **attention.translation()}
+    translations = {
+        **ops.translations(),
+        **attention.translation(),
+        **rotary.translation(),
+    }
     d = what.divisor
     height, width = (-(-side // d) * d for side in shape or EXAMPLE)
     image = torch.zeros(1, 3, height, width)
