@@ -29,6 +29,7 @@ sys.path.insert(0, str(TOOLS))
 from support import cli  # noqa: E402
 from support.config import metafiles_read_once  # noqa: E402
 
+from backbone import attention  # noqa: E402
 from backbone.kernels import build  # noqa: E402
 
 # `make test` runs one process a core, which then has to do with one thread
@@ -48,6 +49,12 @@ DEVICES = ['cpu', *(['cuda'] if torch.cuda.is_available() else [])]
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every kind of device there is here: what is equal on one must be equal on all."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No position table is kept from before."""
+    monkeypatch.setattr(attention, '_cache', type(attention._cache)())
 
 
 @pytest.fixture

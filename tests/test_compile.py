@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import recipe_input
+from golden import recipe_input, recipe_state_dict
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor import config as inductor
@@ -44,7 +44,11 @@ def fresh_compiler():
 @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
 @pytest.mark.parametrize(
     ('family', 'attention'),
-    [*itertools.product(['RMT'], ['naive', 'fused', 'auto']), ('RAVLT', 'auto'), ('MAViT', 'auto')],
+    [
+        *itertools.product(['RMT'], ['naive', 'fused', 'auto']),
+        pytest.param('RAVLT', 'auto', marks=pytest.mark.slow),
+        pytest.param('MAViT', 'auto', marks=pytest.mark.slow),
+    ],
 )
 def test_one_graph_serves_every_size(family, attention, training):
     torch.manual_seed(0)
@@ -66,20 +70,28 @@ def test_one_graph_serves_every_size(family, attention, training):
 
 @pytest.mark.parametrize(
     ('family', 'attention'),
-    [('RMT', 'fused'), ('RMT', 'auto'), ('RAVLT', 'auto'), ('MAViT', 'auto')],
+    [
+        ('RMT', 'fused'),
+        ('RMT', 'auto'),
+        ('RAVLT', 'auto'),
+        pytest.param('MAViT', 'auto', marks=pytest.mark.slow),
+    ],
 )
 def test_compiled_gradients_equal_eager_ones(family, attention):
     torch.manual_seed(0)
     kind, size = FAMILIES[family]
     model = kind(size, out_indices=(2,), attention=attention)
-    x = recipe_input((1, 3, 64, 96))
-    gradients = []
+    model.load_state_dict(recipe_state_dict(model))
+    x, gradients = recipe_input((1, 3, 64, 96)), []
     for run in (model, torch.compile(model, backend='aot_eager', fullgraph=True)):
         model.zero_grad()
         model.train()
-        run(x)[0].square().sum().backward()
+        (feature,) = run(x)
+        # the sum of a norm's squares would not depend on the weights
+        (feature * recipe_input(feature.shape)).mean().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+    for eager, compiled in zip(*gradients, strict=True):
+        assert (compiled - eager).norm() <= 1e-4 * eager.norm() + 1e-6
 
 
 @pytest.fixture

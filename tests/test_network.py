@@ -80,11 +80,6 @@ CIRCUMSTANCES = {
 }
 
 
-@pytest.fixture
-def no_tables(monkeypatch):
-    monkeypatch.setattr(attention, '_cache', type(attention._cache)())
-
-
 def runnable(name, model, device):
     for stage in model.layers if isinstance(model, RMT) else ():
         here = device, torch.float32, stage.attention.head_dim
@@ -204,9 +199,10 @@ def test_registry_builds_every_variant_by_name(family, arch):
     ],
 )
 def test_unknown_values_raise_and_list_the_choices(family, kwargs, listed):
-    of_size = {name: kwargs.pop(name) for name in ('width', 'heads') if name in kwargs}
+    of_size = {name: kwargs[name] for name in ('width', 'heads') if name in kwargs}
+    others = {name: value for name, value in kwargs.items() if name not in of_size}
     with pytest.raises(ValueError, match=listed):
-        family.type(**{'arch': family.mini | of_size, **kwargs})
+        family.type(**{'arch': family.mini | of_size, **others})
 
 
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (1, 2, 3), (0, 2), (1,)])

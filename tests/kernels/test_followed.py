@@ -16,6 +16,7 @@ from backbone.attention import StageAttention
 from backbone.kernels.layers import accelerate
 from backbone.network import Network
 
+SELDOM = (('RAVLT', False), ('MAViT', False), ('MAViT', True))
 PARAMETRIZED = (nn.Conv2d, nn.Linear)
 
 
@@ -40,13 +41,18 @@ def assert_same(compute: Callable[[RMT], object], tolerance: float = 1e-4) -> No
 # --- tracers and transformations -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize('gradients', [False, True])
+@pytest.mark.parametrize(
+    ('family', 'gradients'),
+    [
+        *(('RMT', False), ('RMT', True), ('RAVLT', True)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in SELDOM),
+    ],
+)
 @pytest.mark.parametrize(
     'record', [lambda m: torch.jit.trace(m, image()), lambda m: make_fx(m)(image())],
     ids=['jit.trace', 'make_fx'],
 )  # fmt: skip
-@pytest.mark.parametrize('family', FAMILIES)
-def test_what_is_recorded_computes_another_image(family, record, gradients):
+def test_what_is_recorded_computes_another_image(family, gradients, record):
     _, model = pair(family=family)
     with torch.set_grad_enabled(gradients):
         recorded = record(model)
