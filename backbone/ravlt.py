@@ -121,9 +121,8 @@ def rala(q: Tensor, k: Tensor, v: Tensor, tables: Tables) -> Tensor:
     mean = sum(feature(q[:, rows]).sum((1, 2)) for rows in slabs(q))  # (B, n, d)
     mean = mean.unsqueeze(-1) * (q.shape[-1] ** -0.5 / places)
     highest = torch.full_like(mean[:, :, :1], -torch.inf)  # (B, n, 1, 1)
-    total = keys = sums = (
-        0  # of the weights; and, by them, of k (B, n, d, 1), R(k) v^T (B, n, d, d)
-    )
+    # of the weights; and, by them, of k (B, n, d, 1) and of R(k) v^T (B, n, d, d)
+    total = keys = sums = 0
     for rows in slabs(k):
         part = feature(k[:, rows])
         scores = by_head(part) @ mean  # (B, n, places, 1)

@@ -52,6 +52,16 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is logged of weights that are loaded."""
+    lines = []
+    monkeypatch.setattr(
+        'backbone.weights.match.print_log', lambda text, *_, **__: lines.append(text)
+    )
+    return lines
+
+
+@pytest.fixture
 def no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """No position table is kept from before."""
     monkeypatch.setattr(attention, '_cache', type(attention._cache)())

@@ -35,16 +35,6 @@ def path(tmp_path):
     return str(tmp_path / 'weights.pth')
 
 
-@pytest.fixture
-def messages(monkeypatch):
-    """What is logged."""
-    lines = []
-    monkeypatch.setattr(
-        'backbone.weights.match.print_log', lambda text, *_, **__: lines.append(text)
-    )
-    return lines
-
-
 # --- backbones -----------------------------------------------------------------------------------
 
 
