@@ -55,9 +55,8 @@ class SmallModel(BaseModel):
 
 
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what takes a runner most of its time: describing the machine and the config."""
+    """Leave out what takes a runner most of its time: describing the machine."""
     monkeypatch.setattr(Runner, '_log_env', lambda *_: None)
-    monkeypatch.setattr(Config, 'pretty_text', '')
 
 
 def small_config(work_dir: Path, batch: int = 2, epochs: int = 2, **keys: object) -> Config:

@@ -78,9 +78,7 @@ class OneWeight(BaseModel):
 def scheduled(tmp_path, monkeypatch, tiny_coco, tiny_ade):
     """A function: config -> runner with its optimiser and schedulers, as ``train`` makes them."""
 
-    # a runner logs and writes its config, and formatting that takes seconds
-    for method in ('_log_env', 'dump_config'):
-        monkeypatch.setattr(RMTRunner, method, lambda *_: None)
+    monkeypatch.setattr(RMTRunner, '_log_env', lambda *_: None)  # takes a second
 
     def make(path: str, gpus: int) -> RMTRunner:
         cfg = load(path)
@@ -111,7 +109,7 @@ def rates(runner: RMTRunner, steps: int, epoch: int | None = None) -> list[float
     return found
 
 
-@pytest.mark.parametrize('gpus', [1, 8, 32])
+@pytest.mark.parametrize('gpus', [1, 32])
 @pytest.mark.parametrize(
     ('path', 'images', 'at_16'),
     [

@@ -191,6 +191,7 @@ def test_attention_in_columns_shows_among_the_operators_as_that_in_rows_does():
     assert len(seen) == 2, seen
 
 
+@pytest.mark.slow
 def test_memory_of_the_blocks_is_the_rest_beside_the_frame(run_tool, tmp_path):
     arguments = ['--models', 'rmt-t', '--attention', 'auto', '--sizes', '256x256', '--repeats', '1']
     arguments += ['--modes', 'training', 'training-cp', '--seconds', '0', '--out', tmp_path]
