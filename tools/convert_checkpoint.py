@@ -22,6 +22,7 @@ from support.config import find_config, from_file
 from support.paths import ROOT
 from torch import Tensor, nn
 
+from backbone.network import NUM_STAGES
 from backbone.weights.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -166,14 +167,24 @@ def listed(names: list[str]) -> str:
 
 
 def completeness(state_dict: dict[str, Tensor], description: Description, path: str) -> str:
-    """Whether the backbone is whole; the heads are checked when converting or loading."""
+    """Whether the backbone is whole; the heads are checked when converting or loading.
+
+    Detectors have the output norms of the stages that are read, and here of no other.
+    """
     if not description.arch:
         return ''
+    family = description.family
     try:
-        check_backbone(description.family.from_released(state_dict), description, path)
+        found = check_backbone(family.from_released(state_dict), description, path)
     except CheckpointError as error:
         return f'no: {str(error).removeprefix(path)[2:]}'
-    return 'the backbone is'
+    lacking = {name.split('.')[1] for name in found.filled if family.is_output_norm(name)}
+    if not lacking or description.is_backbone or description.kind == 'classifier':
+        return 'the backbone is'
+    if len(lacking) == NUM_STAGES:
+        return 'the backbone is, without output norms'
+    stages = [str(i + 1) for i in range(NUM_STAGES) if str(i) not in lacking]
+    return f'the backbone is, with the output norms of stages {", ".join(stages)}'
 
 
 def others(checkpoint: Checkpoint, state_dict: dict[str, Tensor]) -> list[str]:
@@ -307,14 +318,20 @@ def check_backbone(
     path: str,
     model: nn.Module | None = None,
 ) -> Match:
-    """Hold the backbone in a file of any kind against ``model``, or the one of its size."""
+    """Hold the backbone in a file of any kind against ``model``, or the one of its size.
+
+    Whole output norms may lack.
+    """
     kept, _ = split_backbone(state_dict)
     family = description.family
     if model is None:
         model = MODELS.build(dict(type=family.names[0], arch=description.arch))
-    if description.is_backbone or description.kind == 'classifier':
-        return match(model, kept, path, family.is_output_norm, told=description.told)
-    return match(model, kept, path, told=description.told)
+    norms = {name.rpartition('.')[0] for name in kept if family.is_output_norm(name)}
+
+    def may_lack(name: str) -> bool:
+        return family.is_output_norm(name) and name.rpartition('.')[0] not in norms
+
+    return match(model, kept, path, may_lack, told=description.told)
 
 
 def builds_classifier(path: str) -> bool:

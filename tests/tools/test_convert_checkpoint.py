@@ -29,7 +29,7 @@ from released_files import (
 from support import cli
 
 from backbone import RAVLT, RMT, VARIANTS, MAViT
-from backbone.weights.layout import recognise
+from backbone.weights.layout import KINDS, recognise
 from backbone.weights.match import CheckpointError, load_backbone, load_model, match_checkpoint
 from backbone.weights.read import read_checkpoint
 
@@ -45,6 +45,14 @@ SMALLEST = {
     'Cascade Mask R-CNN': 'det_configs/cascade_mask_rcnn_rmt_s_fpn_3x_coco.py',
     'Semantic FPN': 'seg_configs/fpn_rmt_t_80k_ade20k.py',
     'UperNet': 'seg_configs/upernet_rmt_t_160k_ade20k.py',
+}
+OF_EVERY_KIND = {
+    **SMALLEST,
+    'ATSS': 'det_configs/atss_rmt_t_fpn_1x_coco.py',
+    'RTMDet': 'det_configs/rtmdet_rmt_s_100e_coco.py',
+    'DINO': 'det_configs/dino_rmt_t_4scale_12e_coco.py',
+    'Mask2Former (detection)': 'det_configs/mask2former_rmt_t_50e_coco.py',
+    'Mask2Former (segmentation)': 'seg_configs/mask2former_rmt_t_160k_ade20k.py',
 }
 
 
@@ -227,10 +235,11 @@ def test_a_dropped_head_lets_own_classes_be_trained(kind, files, capsys):
         match_checkpoint(mine, read_checkpoint(out), training=False)
 
 
-@pytest.mark.parametrize('kind', SMALLEST)
+@pytest.mark.parametrize('kind', OF_EVERY_KIND)
 def test_class_layers_are_those_whose_size_follows_the_class_count(kind):
-    weights = [build(SMALLEST[kind], count).state_dict() for count in (2, 5)]
+    weights = [build(OF_EVERY_KIND[kind], count).state_dict() for count in (2, 5)]
     description = recognise(weights[0])
+    assert (KINDS[description.kind].label, description.num_classes) == (kind, 2)
     shapes = [{name: tensor.shape for name, tensor in part.items()} for part in weights]
     differ = {name for name in shapes[0] if shapes[0][name] != shapes[1][name]}
     assert differ == {name for name in shapes[0] if description.is_class_layer(name)}
@@ -437,6 +446,27 @@ def test_inspect_tells_what_a_detector_is_and_what_is_wrong(files, capsys):
         'complete: no: the file is incomplete (1 missing: patch_embed.proj.0.bias)',
     ):
         assert words in said, said
+
+
+@pytest.mark.parametrize(('lacking', 'said'), [
+    ((), 'the backbone is, with the output norms of stages 2, 3, 4'),
+    (('extra_norms.2.weight', 'extra_norms.2.bias'),
+     'the backbone is, with the output norms of stages 2, 4'),
+    ([f'extra_norms.{i}.{kind}' for i in (1, 2, 3) for kind in ('weight', 'bias')],
+     'the backbone is, without output norms'),
+    (('extra_norms.2.bias',), 'no: the file is incomplete (1 missing: extra_norms.2.bias)'),
+    (('patch_embed.proj.0.bias',), 'no: the file is incomplete (1 missing: patch_embed.proj.0.b'),
+])  # fmt: skip
+def test_inspect_misses_no_norm_of_a_stage_that_a_detector_of_ours_does_not_read(
+    lacking, said, files, capsys
+):
+    model = Holder(dict(type='RMT', arch='tiny', out_indices=(1, 2, 3)))
+    weights = numbered(model)
+    for name in lacking:
+        del weights[f'backbone.{name}']
+    torch.save({'meta': {}, 'state_dict': weights}, files[0])
+    convert('--inspect', files[0])
+    assert f'complete: {said}' in ' '.join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(('meta', 'words', 'absent'), [
