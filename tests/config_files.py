@@ -24,7 +24,8 @@ def _smallest() -> set[Path]:
 
 
 RECIPES = [p for p in CONFIGS if family_and_size(p)[0] == 'rmt' or p in _smallest()]
-"""Every config of RMT, and of its successors the smallest of each head.
+RECIPES += [p for p in CONFIGS if p.stem.startswith('dino_ravlt_') and p not in RECIPES]
+"""Every config of RMT; of its successors the smallest of each head, and DINO's.
 
 That the others say the same, configs/test_successors.py proves by their text.
 """

@@ -19,23 +19,31 @@ from backbone.ravlt import RAVLT
 from backbone.rmt import RMT
 
 
-@pytest.fixture(autouse=True)
-def _shallow(monkeypatch):
-    """Few blocks; test_get_flops.py builds every config at full depth."""
+@pytest.fixture
+def _small(monkeypatch):
+    """One narrow block a stage, of other widths in every size; the configs take theirs from here.
+
+    In full test_convert_checkpoint.py builds every config of RMT, test_get_flops.py the papers'.
+    """
     for family in (RMT, RAVLT, MAViT):
-        for name, size in family.sizes.items():
-            monkeypatch.setitem(family.sizes, name, replace(size, depths=(1, 1, 2, 1)))
+        for i, (name, size) in enumerate(family.sizes.items()):
+            heads = tuple(range(2 + i, 6 + i))
+            widths = tuple(8 * n for n in heads)
+            small = replace(size, depths=(1, 1, 1, 1), channels=widths, heads=heads)
+            monkeypatch.setitem(family.sizes, name, small)
 
 
 def reduced(path: Path, coco: Path, ade: Path) -> Config:
-    """The config on tiny images with few regions, queries and layers of a transformer."""
+    """The config on tiny images, with narrow heads, few regions, queries and layers."""
     cfg = Config.fromfile(path)
     cfg.data_root = str(ade if cfg.default_scope == 'mmseg' else coco)
     apply_keys(cfg)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         loader.dataset.pipeline = shrink(loader.dataset.pipeline)
     if cfg.default_scope == 'mmseg':
-        cfg.model.data_preprocessor.size = (96, 96)
+        cfg.model.data_preprocessor.size = (64, 64)
+    if 'encoder' in cfg.model:  # of DETR's kind: what its head does not say is 256
+        cfg.model.bbox_head.setdefault('embed_dims', 256)
     limit(cfg.model)
     return cfg
 
@@ -65,22 +73,36 @@ MOST = dict(
 )  # fmt: skip
 """By the name of a model's setting: proposals, samples, detections, queries, layers, points."""
 
+WIDTHS = {
+    'channels', 'in_channels', 'out_channels', 'feat_channels', 'conv_out_channels',
+    'fc_out_channels', 'feedforward_channels', 'embed_dims', 'num_feats',
+}  # fmt: skip
+"""Of necks and heads. What does not fit together does not either when all are divided by 4."""
+
 
 def limit(node) -> None:
-    """At most so many, wherever a model's settings name a number."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key in MOST and value > MOST[key]:
-                node[key] = MOST[key]
-            elif value is not None and key == 'batch_augments':
-                node[key] = shrink(value)
-            else:
-                limit(value)
-    elif isinstance(node, list):
-        for value in node:
+    """At most so many, and a quarter as wide, wherever a model's settings name a number."""
+    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+        if key in MOST and value > MOST[key]:
+            node[key] = MOST[key]
+        elif key in WIDTHS:
+            node[key] = narrow(value)
+        elif key == 'num_groups' and value:
+            node[key] = value // 8
+        elif key == 'batch_augments' and value:
+            node[key] = shrink(value)
+        elif isinstance(value, (dict, list)):
             limit(value)
 
 
+def narrow(width: int | list[int]) -> int | list[int]:
+    """A quarter; the backbone's are narrow already, below 128."""
+    if isinstance(width, list):
+        return [narrow(each) for each in width]
+    return width // 4 if width >= 128 else width
+
+
+@pytest.mark.usefixtures('_small')
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_config_builds_trains_a_step_and_predicts(path, tiny_coco, tiny_ade):
     sample = train_a_step_and_predict(reduced(path, tiny_coco, tiny_ade))
@@ -89,15 +111,28 @@ def test_config_builds_trains_a_step_and_predicts(path, tiny_coco, tiny_ade):
         assert ('masks' in sample.pred_instances) == ('mask' in path.stem)
 
 
-@pytest.mark.parametrize(
-    'block', [b for b in blocks(ROOT / 'docs/any-head.md') if b.is_config], ids=str
+@pytest.fixture(
+    params=[b for b in blocks(ROOT / 'docs/any-head.md') if b.is_config], ids=Block.__str__
 )
-def test_head_of_the_guide_trains_a_step_and_predicts(block: Block, tmp_path, tiny_coco, tiny_ade):
+def of_the_guide(request, tmp_path) -> Path:
+    """A config of docs/any-head.md, beside what it inherits."""
     for folder in ('backbone', 'det_configs', 'seg_configs'):
         (tmp_path / folder).symlink_to(ROOT / folder)
-    path = tmp_path / block.file_name
-    path.write_text(block.text)
-    train_a_step_and_predict(reduced(path, tiny_coco, tiny_ade))
+    path = tmp_path / request.param.file_name
+    path.write_text(request.param.text)
+    return path
+
+
+@pytest.mark.usefixtures('_small')
+def test_head_of_the_guide_trains_a_step_and_predicts(of_the_guide, tiny_coco, tiny_ade):
+    train_a_step_and_predict(reduced(of_the_guide, tiny_coco, tiny_ade))
+
+
+def test_head_of_the_guide_builds_at_full_width(of_the_guide):
+    cfg = Config.fromfile(of_the_guide)
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        assert MODELS.build(cfg.model).backbone.out_channels[-1] == 512
 
 
 def train_a_step_and_predict(cfg: Config):
@@ -134,5 +169,6 @@ def train_a_step_and_predict(cfg: Config):
 
 
 def first_items(dataset_cfg, count: int) -> dict:
-    dataset = DATASETS.build(dataset_cfg)
+    # else it collects all garbage of the process, half a second
+    dataset = DATASETS.build(dict(dataset_cfg, serialize_data=False))
     return pseudo_collate([dataset[i] for i in range(count)])
