@@ -8,8 +8,8 @@ _base_ = [
 custom_imports = dict(imports=['rmt_downstream', 'backbone.engine', 'backbone.folders'])
 
 data_root = 'data/shapes_crops'  # made by tools/shapes_dataset.py and tools/crop_objects.py
-num_classes = 5
-size = 64
+num_classes = 6  # five shapes, and what shows none of them whole
+size = 48
 norm_cfg = dict(type='BN')  # no GPU: no SyncBN
 
 model = dict(
@@ -27,8 +27,12 @@ model = dict(
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=size, crop_ratio_range=(0.5, 1.0)),
+    dict(type='RandomResizedCrop', scale=size, crop_ratio_range=(0.8, 1.0)),
+    # hues alone would tell the shapes apart, and one size is not what a detector sees
+    dict(type='RandomGrayscale', prob=0.25, keep_channels=True),
     dict(type='RandomFlip', prob=0.5),
+    dict(type='RandomChoiceResize', scales=[(s, s) for s in (20, 28, 36, size)], keep_ratio=False),
+    dict(type='Pad', size=(size, size), padding_mode='reflect'),
     dict(type='PackInputs'),
 ]
 test_pipeline = [
@@ -53,7 +57,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='Accuracy', topk=1)
 test_evaluator = val_evaluator
 
-max_iters = 240
+max_iters = 600
 warmup = 30
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters // 3)
 val_cfg = dict()

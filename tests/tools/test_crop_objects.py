@@ -6,7 +6,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from crop_objects import crop_objects, square
+from crop_objects import (
+    BACKGROUND,
+    BESIDE,
+    PART,
+    crop_objects,
+    overlap,
+    part_of,
+    place_beside,
+    square,
+)
 from support.cli import UserError
 
 BOXES = {  # id: (category, box, crowd)
@@ -120,3 +129,45 @@ def test_a_mistake_ends_in_one_line_and_leaves_nothing_half(spoil, said, coco, t
 def test_options_out_of_range_are_refused(option, coco, tmp_path, run_tool, capsys):
     assert run_tool('crop_objects', coco, tmp_path / 'x', *option) == 2
     assert f'error: {option[0]} {option[1]}' in capsys.readouterr().err.replace('.0:', ':')
+
+
+def test_the_background_shows_no_object_whole_and_is_the_same_every_time(coco, tmp_path):
+    counts = crop_objects(coco, tmp_path / 'one', background=True)
+    crop_objects(coco, tmp_path / 'other', background=True)
+    assert counts['train', BACKGROUND] > 2
+    assert counts['train', 'a_cat'] == 2
+    names = files(tmp_path / 'one')
+    assert sum(BACKGROUND in name for name in names) == sum(
+        n for (_, name), n in counts.items() if name == BACKGROUND
+    )
+    for name in names:
+        assert (tmp_path / 'one' / name).read_bytes() == (tmp_path / 'other' / name).read_bytes()
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_a_part_is_of_its_object_and_a_place_beside_of_none(seed):
+    rng = np.random.RandomState(seed)
+    boxes = [[40, 40, 30, 20], [20, 70, 40, 40]]
+    part = part_of(boxes[0], boxes, (128, 128), rng)
+    assert PART[0] < max(overlap(part, box) for box in boxes) < PART[1]
+    x, y, w, h = place_beside(boxes, 16, (128, 160), rng)
+    assert max(overlap([x, y, w, h], box) for box in boxes) < BESIDE
+    assert x >= 0
+    assert y >= 0
+    assert x + w <= 160
+    assert y + h <= 128
+    assert place_beside([[0, 0, 32, 32]], 16, (24, 24), rng) is None
+
+
+def test_overlap_is_intersection_over_union():
+    assert overlap([0, 0, 10, 10], [5, 0, 10, 20]) == 50 / 250
+    assert overlap([0, 0, 10, 10], [10, 0, 10, 10]) == 0
+    assert overlap([0, 0, 0, 0], [0, 0, 0, 0]) == 0
+
+
+def test_a_class_of_the_backgrounds_name_is_refused(coco, tmp_path):
+    path = coco / 'annotations/instances_train2017.json'
+    path.write_text(path.read_text().replace('"dog"', f'"{BACKGROUND}"'))
+    with pytest.raises(UserError, match='leave out --background'):
+        crop_objects(coco, tmp_path / 'crops', background=True)
+    assert not (tmp_path / 'crops').exists()
