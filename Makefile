@@ -44,15 +44,15 @@ test-setup: setup
 
 test: test-setup  ## run the tests, on all cores (JOBS=1 for one); ARGS=... goes to pytest
 	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
-	$(if $(ARGS),,$(OPENVINO_TESTS))
+	$(if $(ARGS),,$(OPENVINO_TESTS) -m 'openvino and not slow')
 
-OPENVINO_TESTS := $(PYTHON_IN) -m pytest -m openvino tests/tools/exported tests/tools/exporting \
+OPENVINO_TESTS := $(PYTHON_IN) -m pytest tests/tools/exported tests/tools/exporting \
 	tests/tools/test_export_onnx.py
 
 test-all: test-setup  ## the slow tests too
 	@$(call HAS,mlxtend) || $(INSTALL) requirements-test-all.txt
 	$(PYTHON_IN) -m pytest -n $(JOBS) --dist loadfile -m "not openvino" $(ARGS)
-	$(if $(ARGS),,$(OPENVINO_TESTS))
+	$(if $(ARGS),,$(OPENVINO_TESTS) -m openvino)
 
 KERNEL_TESTS := -m pytest -q -p no:cacheprovider tests/kernels/test_attention_kernel.py \
 	tests/kernels/test_convolution.py $(ARGS)

@@ -72,8 +72,8 @@ def test_one_graph_serves_every_size(family, attention, training):
 @pytest.mark.parametrize(
     ('family', 'attention'),
     [
-        ('RMT', 'fused'),
         ('RMT', 'auto'),
+        pytest.param('RMT', 'fused', marks=pytest.mark.slow),
         ('RAVLT', 'auto'),
         pytest.param('MAViT', 'auto', marks=pytest.mark.slow),
     ],

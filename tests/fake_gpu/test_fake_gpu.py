@@ -73,7 +73,10 @@ def check(found, training=True):
             assert each['without_gradient'] == []
 
 
-@pytest.mark.parametrize('attention', ATTENTION)
+@pytest.mark.parametrize(
+    'attention',
+    [pytest.param(a, marks=pytest.mark.slow) if a == 'fused' else a for a in ATTENTION],
+)
 def test_tiny_trains_in_half_precision_with_nothing_on_another_device(attention):
     needs(attention)
     check(run(case(attention)))

@@ -75,7 +75,10 @@ def extracted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 @pytest.mark.parametrize(
     ('config', 'options', 'metric'),
-    [(DET_CONFIG, 'tiny_det', 'coco/bbox_mAP'), (SEG_CONFIG, 'tiny_seg', 'mIoU')],
+    [
+        (DET_CONFIG, 'tiny_det', 'coco/bbox_mAP'),
+        pytest.param(SEG_CONFIG, 'tiny_seg', 'mIoU', marks=pytest.mark.slow),
+    ],
 )
 def test_an_evaluation(
     config: str, options: str, metric: str, request: pytest.FixtureRequest, tmp_path: Path,

@@ -101,8 +101,8 @@ def test_every_tensor_of_every_detector_and_segmentor_arrives(config):
         ('tiny', 'pth', 'pth'),
         ('tiny', 'released', 'pth'),
         ('small', 'safetensors', 'safetensors'),
-        ('base', 'released', 'pth'),
-        ('large', 'safetensors', 'pth'),
+        pytest.param('base', 'released', 'pth', marks=pytest.mark.slow),
+        pytest.param('large', 'safetensors', 'pth', marks=pytest.mark.slow),
     ],
 )
 def test_features_equal_the_goldens_after_a_round_trip(arch, layout, ending, tmp_path):

@@ -35,7 +35,11 @@ def write(path, family, shape, part='model', backbone='RMT'):
     return path, cfg, model
 
 
-@pytest.fixture(scope='module', params=['cascade', 'retinanet', 'upernet'])
+# Cascade's parts are those of Mask R-CNN, which test_export_onnx.py exports
+@pytest.fixture(
+    scope='module',
+    params=[pytest.param('cascade', marks=pytest.mark.slow), 'retinanet', 'upernet'],
+)
 def of_one_size(request, tmp_path_factory):
     path = tmp_path_factory.mktemp('fixed') / 'a.onnx'
     return (*write(path, request.param, SHAPE), request.param)
