@@ -4,9 +4,9 @@
     python tools/crop_objects.py data/coco data/coco_crops --classes 10 --least-side 32
 
 DATA holds train2017/, val2017/ and annotations/; OUT gets train/CLASS/ and val/CLASS/. A crop is a
-square around the box, as far as the image goes. Crowds and smaller boxes are left out. With
---background there is a class more, of crops that show no object whole: a part of one or one among
-much else, and places beside them. Who tells these apart has learned where objects end.
+square around the box, grey where it goes beyond the image. Crowds and smaller boxes are left
+out. With --background there is a class more, of crops that show no object whole: a part of one or
+one among much else, and places beside them. Who tells these apart has learned where objects end.
 """
 
 import argparse
@@ -27,6 +27,9 @@ BACKGROUND = 'background'
 PART, BESIDE = (0.08, 0.35), 0.2
 """Overlap (IoU) of a crop's box with objects: of a part, its largest; beside them, each less."""
 TRIES = 20
+BEYOND = (104, 116, 124)
+"""Blue, green, red beyond the image: ImageNet's mean, so zero once normalised, as what a detector's
+convolutions see there."""
 
 
 def crop_objects(
@@ -46,7 +49,8 @@ def crop_objects(
         least_side: pixels that the longer side of a box has at least.
         margin: share of that side that the crop goes beyond the box, on each side.
         classes: only so many classes, those with the most objects to train on.
-        background: a class more, of as many crops as objects and images, that show none whole.
+        background: a class more, of a crop for every two objects and one an image, that show none
+            whole.
 
     Raises:
         UserError: a file is missing or no image, there is something else at ``out``, or a class is
@@ -139,7 +143,7 @@ def write_background(
         boxes = [a['bbox'] for a in annotations]
         objects = [a['bbox'] for a in annotations if a['id'] in usable_ids]
         pixels = read(images / image['file_name'])
-        found = [part_of(box, boxes, pixels.shape, rng) for box in objects]
+        found = [part_of(box, boxes, pixels.shape, rng) for box in objects[::2]]
         found.append(place_beside(boxes, least_side, pixels.shape, rng))
         for box in filter(None, found):
             count += write(pixels, box, margin, out / BACKGROUND / f'{count}.jpg')
@@ -201,18 +205,23 @@ def read(path: Path) -> np.ndarray:
 
 def write(pixels: np.ndarray, box: list[float], margin: float, path: Path) -> bool:
     """Write the square around a box as a JPEG; False where none of it lies in the image."""
-    top, bottom, left, right = square(box, margin, pixels.shape)
-    crop = pixels[top:bottom, left:right]
-    return bool(crop.size) and cv2.imwrite(str(path), crop, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    top, bottom, left, right = square(box, margin)
+    height, width = pixels.shape[:2]
+    inside = pixels[max(0, top) : max(0, bottom), max(0, left) : max(0, right)]
+    if not inside.size:
+        return False
+    beyond = (max(0, n) for n in (-top, bottom - height, -left, right - width))
+    crop = cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_CONSTANT, value=BEYOND)
+    return cv2.imwrite(str(path), crop, [cv2.IMWRITE_JPEG_QUALITY, 95])
 
 
-def square(box: list[float], margin: float, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """Top, bottom, left, right of the square around a box (x, y, w, h), inside the image."""
+def square(box: list[float], margin: float) -> tuple[int, int, int, int]:
+    """Top, bottom, left, right of the square around a box (x, y, w, h)."""
     x, y, w, h = box
     half = max(w, h) * (0.5 + margin)
-    top, bottom = (round(y + h / 2 + way * half) for way in (-1, 1))
-    left, right = (round(x + w / 2 + way * half) for way in (-1, 1))
-    return max(0, top), min(shape[0], bottom), max(0, left), min(shape[1], right)
+    top, left = round(y + h / 2 - half), round(x + w / 2 - half)
+    side = max(1, round(2 * half))
+    return top, top + side, left, left + side
 
 
 def main() -> None:

@@ -161,7 +161,7 @@ def run(
         print(f'built-in shapes, {"made" if made else "there already"}', flush=True)
     if task.crops:
         root, scenes = Path(task.crops), root
-        made = crop_objects(scenes, root, margin=0.25, background=True)
+        made = crop_objects(scenes, root, margin=0.4, background=True)
         print(f'their objects at {root}, {"made" if made else "there already"}', flush=True)
     cfg = load_config(task, root, out, options or {})
     if not (task.ade or task.crops):

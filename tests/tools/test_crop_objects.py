@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from conftest import ROOT
 from crop_objects import (
     BACKGROUND,
     BESIDE,
@@ -15,8 +16,12 @@ from crop_objects import (
     part_of,
     place_beside,
     square,
+    write,
 )
+from mmengine.config import Config
 from support.cli import UserError
+
+DEMO = ROOT / 'cls_configs/shapes/rmt_t_shapes.py'
 
 BOXES = {  # id: (category, box, crowd)
     'train': {
@@ -80,10 +85,29 @@ def test_large_enough_objects_become_images_of_their_class(coco, tmp_path):
     assert np.abs(crop[..., :2].mean((0, 1)) - 109.5).max() < 1.5  # the middle of the box
 
 
-def test_a_crop_is_a_square_around_the_box_inside_the_image():
-    assert square([10, 20, 40, 20], 0.1, (128, 128)) == (6, 54, 6, 54)
-    assert square([0, 0, 20, 40], 0, (128, 128)) == (0, 40, 0, 30)
-    assert square([100, 100, 28, 28], 0.5, (128, 128)) == (86, 128, 86, 128)
+def test_a_crop_is_a_square_around_the_box():
+    assert square([10, 20, 40, 20], 0.1) == (6, 54, 6, 54)
+    assert square([0, 0, 20, 40], 0) == (0, 40, -10, 30)
+    assert square([100, 100, 28, 28], 0.5) == (86, 142, 86, 142)
+    assert square([7, 9, 0.3, 0.2], 0) == (9, 10, 7, 8)
+
+
+@pytest.mark.parametrize('box', [[0, 0, 20, 40], [100, 104, 28, 20], [10, -30, 60, 40]])
+def test_beyond_the_image_a_crop_is_what_normalising_makes_zero(box, tmp_path):
+    pixels = np.full((128, 128, 3), 255, np.uint8)
+    assert write(pixels, box, 0.25, tmp_path / 'crop.png')
+    top, bottom, left, right = square(box, 0.25)
+    rows, columns = np.arange(top, bottom), np.arange(left, right)
+    inside = np.outer((rows >= 0) & (rows < 128), (columns >= 0) & (columns < 128))
+    crop = cv2.imread(str(tmp_path / 'crop.png'))
+    assert (crop[inside] == 255).all()
+    mean = Config.fromfile(DEMO).model.data_preprocessor.mean  # RGB
+    assert np.abs(crop[~inside][:, ::-1] - mean).max() <= 0.5
+
+
+@pytest.mark.parametrize('box', [[-50, 10, 20, 20], [10, 200, 20, 20]])
+def test_a_box_outside_its_image_has_no_crop(box, tmp_path):
+    assert not write(np.zeros((128, 128, 3), np.uint8), box, 0.25, tmp_path / 'crop.png')
 
 
 def test_the_most_frequent_classes_are_kept_on_request(coco, tmp_path):
