@@ -40,6 +40,7 @@ class Task:
     work_dir: str
     ade: bool = False
     crops: str = ''  # where the objects of the scenes go as images of their own
+    scenes: dict[str, int] | None = None  # how many of each split, where not as many as usual
 
 
 TASKS = {
@@ -59,9 +60,10 @@ TASKS = {
     'classification': Task(
         'RMT-T as a classifier',
         'cls_configs/shapes/rmt_t_shapes.py',
-        'data/shapes',
+        'data/shapes_more',
         'work_dirs/demo-cls',
         crops='data/shapes_crops',
+        scenes=dict(train=2400, val=100),  # a start is worth something where it saw more
     ),
 }
 
@@ -157,7 +159,7 @@ def run(
     root = Path(data or task.shapes)
     say(f'1/4 data: {root}')
     if data is None:
-        made = shapes_dataset.make_dataset(root, task.ade, counts)
+        made = shapes_dataset.make_dataset(root, task.ade, counts or task.scenes)
         print(f'built-in shapes, {"made" if made else "there already"}', flush=True)
     if task.crops:
         root, scenes = Path(task.crops), root

@@ -100,6 +100,22 @@ def test_classification_cuts_the_objects_out_and_reports_accuracy(tmp_path, monk
     load_backbone(RMT('tiny'), str(out / 'iter_2.pth'))
 
 
+def test_the_classifier_sees_more_scenes_than_the_detector_that_it_starts(monkeypatch, tmp_path):
+    class Made(Exception):
+        pass
+
+    def make(root, ade, counts):
+        raise Made(counts['train'] if counts else shapes_dataset.SPLITS['train'])
+
+    monkeypatch.setattr(shapes_dataset, 'make_dataset', make)
+    scenes = {}
+    for name in ('detection', 'classification'):
+        with pytest.raises(Made) as found:
+            quickstart.run(quickstart.TASKS[name], work_dir=str(tmp_path))
+        scenes[name] = found.value.args[0]
+    assert scenes['classification'] >= 3 * scenes['detection']
+
+
 def test_a_long_val_split_is_cut(coco, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, 'MOST_VAL_IMAGES', 2)
     cfg = quickstart.load_config(quickstart.TASKS['detection'], coco, tmp_path, {})
