@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DET_CONFIG, ROOT, run_command
+from conftest import DET_CONFIG, ROOT, TOOLS, run_command
 from mmcv.ops import RoIAlign, nms
 from support import cli, launch
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -207,6 +207,38 @@ def test_distributed_run_that_fails_says_it_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert 'Traceback' not in done.stderr
     assert done.stderr.count('absent.py: no such config file') == 1
+
+
+GROUP = """
+import atexit, sys
+import torch
+from support import cli
+
+class Thread:
+    def __del__(self):
+        print('taken apart')
+
+def main():
+    if sys.argv[1] == 'group':
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    atexit.register(print, 'closed')
+    print('done')
+
+thread = Thread()
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(('kind', 'last'), [('group', 'closed'), ('alone', 'taken apart')])
+def test_a_process_of_a_group_ends_before_the_interpreter_takes_it_apart(
+    kind: str, last: str, tmp_path: Path
+) -> None:
+    """Else a thread of the group may abort it, when all its results are written."""
+    done = run_command(sys.executable, '-c', GROUP, kind, cwd=tmp_path, PYTHONPATH=str(TOOLS))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split('\n')[:2] == ['done', 'closed']
+    assert done.stdout.strip().endswith(last)
 
 
 def test_under_the_launcher_every_process_leaves_its_line_to_it(

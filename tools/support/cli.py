@@ -5,6 +5,7 @@ traceback as well. In a distributed run one process of each machine speaks.
 """
 
 import argparse
+import atexit
 import json
 import logging
 import os
@@ -16,6 +17,8 @@ import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
+
+import torch
 
 from backbone.engine import ConfigError
 from backbone.engine.explain import one_line
@@ -62,6 +65,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         _wait_for_workers(main)
         sys.stdout.flush()
+        _end_one_of_several()
     # the last: a loss is NaN
     except (UserError, CheckpointError, ConfigError, FloatingPointError) as error:
         _show_traceback()
@@ -83,6 +87,19 @@ def run(main: Callable[[], None]) -> None:
             raise
         _show_traceback()
         fail(message, every_process=True)
+
+
+def _end_one_of_several() -> None:
+    """End a process whose work is done, where it is one of several, without taking it apart.
+
+    Threads of a process group may abort it then (SIGABRT, "terminate called without an active
+    exception"), and the launcher would call a run failed that has written all its results.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        atexit._run_exitfuncs()  # leaves the group, writes what is not written yet
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _nobody_reads() -> bool:
