@@ -7,7 +7,6 @@ import argparse
 import copy
 import functools
 import importlib.util
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from conftest import DET_CONFIG, ROOT, TOOLS, load_tool
 from docs_blocks import (
     PAGES,
@@ -176,11 +174,6 @@ def test_program_runs(
     exec(compile(block.text, str(block), 'exec'), {'torch': torch})
     if 'strides 4, 8, 16, 32' in block.text:
         assert '(1, 512, 7, 10)' in capsys.readouterr().out
-
-
-@pytest.mark.parametrize('block', [b for b in BLOCKS if b.language in ('json', 'yaml')], ids=str)
-def test_data_loads(block: Block) -> None:
-    {'json': json.loads, 'yaml': yaml.safe_load}[block.language](block.text)
 
 
 # --- configs -------------------------------------------------------------------------------------
