@@ -148,7 +148,7 @@ by_page = pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relat
 
 
 def test_every_block_is_of_a_kind_that_is_checked() -> None:
-    kinds = {*SHELL, 'python', 'json', 'yaml'}
+    kinds = {*SHELL, 'python'}
     assert [str(block) for block in BLOCKS if block.language not in kinds] == []
     first_lines = {block.first_line for page in PAGES for block in blocks(page)}
     assert set(NO_CODE) - first_lines == set()
