@@ -210,7 +210,7 @@ def test_distributed_run_that_fails_says_it_in_one_line(tmp_path: Path) -> None:
 
 
 GROUP = """
-import atexit, sys
+import atexit, sys, threading, time
 import torch
 from support import cli
 
@@ -223,6 +223,7 @@ def main():
         store = torch.distributed.HashStore()
         torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
     atexit.register(print, 'closed')
+    threading.Thread(target=lambda: (time.sleep(0.5), open('written', 'w').close())).start()
     print('done')
 
 thread = Thread()
@@ -239,6 +240,7 @@ def test_a_process_of_a_group_ends_before_the_interpreter_takes_it_apart(
     assert done.returncode == 0, done.stderr
     assert done.stdout.split('\n')[:2] == ['done', 'closed']
     assert done.stdout.strip().endswith(last)
+    assert (tmp_path / 'written').is_file(), 'a thread that was at work has ended it'
 
 
 def test_under_the_launcher_every_process_leaves_its_line_to_it(

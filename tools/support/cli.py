@@ -13,12 +13,13 @@ import re
 import select
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-import torch
+from mmengine.dist import is_distributed
 
 from backbone.engine import ConfigError
 from backbone.engine.explain import one_line
@@ -95,8 +96,10 @@ def _end_one_of_several() -> None:
     Threads of a process group may abort it then (SIGABRT, "terminate called without an active
     exception"), and the launcher would call a run failed that has written all its results.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        atexit._run_exitfuncs()  # leaves the group, writes what is not written yet
+    if is_distributed():
+        # what the interpreter does before: threads may still write; the group is left
+        threading._shutdown()
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
