@@ -63,7 +63,8 @@ TASKS = {
         'data/shapes_more',
         'work_dirs/demo-cls',
         crops='data/shapes_crops',
-        scenes=dict(train=2400, val=100),  # a start is worth something where it saw more
+        # a start is worth something where it saw more than the detector
+        scenes=dict(shapes_dataset.SPLITS, train=2400),
     ),
 }
 

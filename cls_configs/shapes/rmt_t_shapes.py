@@ -7,7 +7,7 @@ _base_ = [
 ]
 custom_imports = dict(imports=['rmt_downstream', 'backbone.engine', 'backbone.folders'])
 
-data_root = 'data/shapes_crops'  # made by tools/shapes_dataset.py and tools/crop_objects.py
+data_root = 'data/shapes_crops'  # made by `make demo-cls`: tools/quickstart.py says how
 num_classes = 6  # five shapes, and what shows none of them whole
 size = 64
 norm_cfg = dict(type='BN')  # no GPU: no SyncBN

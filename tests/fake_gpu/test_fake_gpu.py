@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import unless_quick
 
 from backbone import VARIANTS
 
@@ -73,10 +74,7 @@ def check(found, training=True):
             assert each['without_gradient'] == []
 
 
-@pytest.mark.parametrize(
-    'attention',
-    [pytest.param(a, marks=pytest.mark.slow) if a == 'fused' else a for a in ATTENTION],
-)
+@pytest.mark.parametrize('attention', unless_quick(ATTENTION, lambda name: name != 'fused'))
 def test_tiny_trains_in_half_precision_with_nothing_on_another_device(attention):
     needs(attention)
     check(run(case(attention)))
